@@ -1,0 +1,3 @@
+__version__ = "0.1.0"
+
+from odeflow import solve  # registers the solvers of odeflow.flow.sample
