@@ -13,6 +13,7 @@ __all__ = ['TOYS', 'to_float', 'to_uint8', 'Data', 'heart_curve', 'heart', 'moon
 import hashlib, math, os, tempfile, zipfile
 from pathlib import Path
 
+from fastcore.basics import patch
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,29 +47,35 @@ class Data:
         "The same set on another device."
         return Data(self.x.to(device), None if self.y is None else self.y.to(device), self.name, self.flip)
 
-    def only(self, label:int):
-        "The samples of one class."
-        if self.y is None or not (self.y == label).any(): raise ValueError(f"label: {label} does not occur in {self.name}, which has {self.classes} classes")
-        return Data(self.x[self.y == label], None, f"{self.name}/{label}", self.flip)
+# %% ../nbs/01_data.ipynb #1f892511
+@patch
+def batch(self:Data, index:Tensor, rng:Rng=None) -> dict: # x1 as floats, and y where there are labels
+    "The samples at these indices."
+    i = index.to(self.x.device)
+    x = self.x[i]
+    if x.dtype == torch.uint8: x = to_float(x)
+    if self.flip and rng is not None: x = torch.where((rng.uniform(len(x)).to(x.device) < .5)[:, None, None, None], x.flip(-1), x)
+    return {"x1": x} if self.y is None else {"x1": x, "y": self.y[i]}
 
-    def batch(self, index:Tensor, rng:Rng=None) -> dict: # x1 as floats, and y where there are labels
-        "The samples at these indices."
-        i = index.to(self.x.device)
-        x = self.x[i]
-        if x.dtype == torch.uint8: x = to_float(x)
-        if self.flip and rng is not None: x = torch.where((rng.uniform(len(x)).to(x.device) < .5)[:, None, None, None], x.flip(-1), x)
-        return {"x1": x} if self.y is None else {"x1": x, "y": self.y[i]}
+@patch
+def all(self:Data) -> Tensor: # (n, *shape) floats
+    "The whole set as floats, never mirrored."
+    return self.batch(torch.arange(len(self)))["x1"]
 
-    def all(self) -> Tensor: # (n, *shape) floats
-        "The whole set as floats, never mirrored."
-        return self.batch(torch.arange(len(self)))["x1"]
+# %% ../nbs/01_data.ipynb #d1bb6890
+@patch
+def only(self:Data, label:int):
+    "The samples of one class."
+    if self.y is None or not (self.y == label).any(): raise ValueError(f"label: {label} does not occur in {self.name}, which has {self.classes} classes")
+    return Data(self.x[self.y == label], None, f"{self.name}/{label}", self.flip)
 
-    def digest(self) -> str: # 16 hexadecimal digits
-        "A digest of the contents: other data, other digest."
-        h = hashlib.sha256(repr((self.shape, self.flip)).encode())
-        for t in (self.x, self.y):
-            if t is not None: h.update(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return h.hexdigest()[:16]
+@patch
+def digest(self:Data) -> str: # 16 hexadecimal digits
+    "A digest of the contents: other data, other digest."
+    h = hashlib.sha256(repr((self.shape, self.flip)).encode())
+    for t in (self.x, self.y):
+        if t is not None: h.update(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return h.hexdigest()[:16]
 
 # %% ../nbs/01_data.ipynb #b38e01a2
 def heart_curve(a):
@@ -84,6 +91,7 @@ def heart(n, rng):
     k = torch.searchsorted(swept, u).clamp(max=len(swept) - 1)
     return ((rng.uniform(n).sqrt()[:, None]*edge[k].float()) + torch.tensor([0., 2.]))/8
 
+# %% ../nbs/01_data.ipynb #8f152810
 def moons(n, rng):
     "Two half circles of radius 1 that interlock, with noise of 0.07; centred and doubled."
     a, up = math.pi*rng.uniform(n), rng.uniform(n) < .5
@@ -109,9 +117,12 @@ def spiral(n, rng):
 TOYS = {"heart": heart, "moons": moons, "eight-gaussians": eight_gaussians, "checkerboard": checkerboard, "spiral": spiral}
 
 # %% ../nbs/01_data.ipynb #0bc1b264
-def cache_dir() -> Path: return Path(os.environ.get("ODEFLOW_DATA", Path.home()/".cache/odeflow"))
+def cache_dir() -> Path:
+    "Where data lies that was downloaded."
+    return Path(os.environ.get("ODEFLOW_DATA", Path.home()/".cache/odeflow"))
 
-def digits():
+def digits() -> Data:
+    "Scikit-learn's 1,797 handwritten digits, 8 x 8."
     from sklearn.datasets import load_digits
     d = load_digits()
     return Data(torch.from_numpy(np.round(d.images*(255/16)).astype(np.uint8))[:, None], torch.from_numpy(d.target).long(), "digits")

@@ -12,8 +12,9 @@ __all__ = ['SOLVERS', 'Rng', 'Gaussian', 'Flow', 'expand', 'Field', 'solver', 'g
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-import math
+import copy, math
 
+from fastcore.basics import patch
 import torch
 from torch import Tensor
 
@@ -37,14 +38,16 @@ class Rng:
     def uniform(self, n, shape=()): return self._draw(torch.rand, n, shape)
     def integers(self, high, n, shape=()): return self._draw(partial(torch.randint, high), n, shape)
 
-    def rows(self, index):
-        "The streams of some samples: those still moving when others have arrived."
-        if self.streams is None: return self
-        sub = Rng.__new__(Rng)
-        sub.stream, sub.streams = None, [self.streams[i] for i in index.tolist()]
-        return sub
-
 def _generator(seed, device="cpu"): return torch.Generator(device).manual_seed(int(seed))
+
+# %% ../nbs/00_flow.ipynb #8fdb35d1
+@patch
+def rows(self:Rng, index):
+    "The streams of some samples: those still moving when others have arrived."
+    if self.streams is None: return self
+    sub = copy.copy(self)
+    sub.streams = [self.streams[i] for i in index.tolist()]
+    return sub
 
 # %% ../nbs/00_flow.ipynb #f4e9beb0
 class Gaussian:
@@ -87,48 +90,65 @@ class Flow:
     ) -> Tensor: # (B,) loss of each sample
         raise NotImplementedError(f"{type(self).__name__} has no loss yet")
 
-    def describe(self) -> dict:
-        "The constants that define this flow, for a run's config.json."
-        plain = {k: v for k, v in vars(self).items() if isinstance(v, (int, float, str, tuple))}
-        return {"flow": type(self).__name__, "prior": type(self.prior).__name__, **plain}
+# %% ../nbs/00_flow.ipynb #94478a66
+@patch
+def describe(self:Flow) -> dict:
+    "The constants that define this flow, for a run's config.json."
+    plain = {k: v for k, v in vars(self).items() if isinstance(v, (int, float, str, tuple))}
+    return {"flow": type(self).__name__, "prior": type(self.prior).__name__, **plain}
 
-    def fit(self,
-        data, # the training set, before the first step
-    ):
-        "Take from the data what the system's constants need (a norm, the charges); most systems need nothing."
-        return self
+@patch
+def fit(self:Flow,
+    data, # the training set, before the first step
+):
+    "Take from the data what the system's constants need; most systems need nothing."
+    return self
 
-    def times(self,
-        steps:int, # at least 1
-    ) -> Tensor: # (steps+1,) clock readings, from start to end
-        "The grid of a fixed-step solver."
-        return torch.linspace(*self.clock, steps+1, dtype=torch.float64)
+# %% ../nbs/00_flow.ipynb #49971d70
+@patch
+def times(self:Flow,
+    steps:int, # at least 1
+) -> Tensor: # (steps+1,) clock readings, from start to end
+    "The grid of a fixed-step solver: even in the flow's own time."
+    return torch.linspace(*self.clock, steps+1, dtype=torch.float64)
 
-    def finish(self, net, x):
-        "What is done with the state when the clock stops, such as a last denoising."
-        return x
+@patch
+def finish(self:Flow,
+    net, # `net(x, c)`
+    x:Tensor, # (B, *shape) states at the end of the clock
+) -> Tensor: # (B, *shape) samples
+    "What is done with the state when the clock stops; costs `final_nfe` evaluations."
+    return x
 
-    def latent(self,
-        x0:Tensor, # (B, *shape) states at the start of the clock
-    ) -> Tensor: # (B, *shape), distributed as `latent_prior`
-        "The start states in units of order one: what a coupling stores, and a student starts from."
-        return x0
+# %% ../nbs/00_flow.ipynb #92e65f06
+@patch
+def latent(self:Flow,
+    x0:Tensor, # (B, *shape) states at the start of the clock
+) -> Tensor: # (B, *shape), distributed as `latent_prior`
+    "The start states in units of order one: what a coupling stores, and a student starts from."
+    return x0
 
-    @property
-    def latent_prior(self): return self.prior
+@patch(as_prop=True)
+def latent_prior(self:Flow):
+    "The prior of `latent` states."
+    return self.prior
 
-    def score(self,
-        v:Tensor, # (B, *shape) velocity at x
-        x:Tensor, # (B, *shape)
-        t:Tensor, # (B,)
-    ) -> Tensor: # (B, *shape), the gradient of log p_t
-        "The score from the velocity, where the marginals are Gaussian given the data."
-        raise TypeError(f"{type(self).__name__} has no score, so a stochastic solver cannot run it; choose an ODE solver such as 'rk45'")
+# %% ../nbs/00_flow.ipynb #b0879375
+@patch
+def score(self:Flow,
+    v:Tensor, # (B, *shape) velocity at x
+    x:Tensor, # (B, *shape)
+    t:Tensor, # (B,)
+) -> Tensor: # (B, *shape), the gradient of log p_t
+    "The score from the velocity; TypeError where a system has none."
+    raise TypeError(f"{type(self).__name__} has no score, so a stochastic solver cannot run it; choose an ODE solver such as 'rk45'")
 
-    def diffusion(self,
-        t:Tensor, # (B,)
-    ) -> Tensor: # (B,), g(t) of the reverse-time SDE
-        raise TypeError(f"{type(self).__name__} has no diffusion term, so a stochastic solver cannot run it; choose an ODE solver such as 'rk45'")
+@patch
+def diffusion(self:Flow,
+    t:Tensor, # (B,)
+) -> Tensor: # (B,), g(t) of the reverse-time SDE
+    "The diffusion coefficient; TypeError where a system has none."
+    raise TypeError(f"{type(self).__name__} has no diffusion term, so a stochastic solver cannot run it; choose an ODE solver such as 'rk45'")
 
 # %% ../nbs/00_flow.ipynb #be292778
 def expand(
@@ -162,32 +182,41 @@ class Field:
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
         return self.flow.velocity(self.counted, x, t)
 
-    def counted(self, x, c):
-        self.nfe[self.index] += self.cost
-        if self.labels is None: return self.net(x, c)
-        y = self.labels[self.index]
-        out = self.net(x, c, y)
-        if self.guidance == 1: return out
-        plain = self.net(x, c, torch.full_like(y, -1))
-        return plain + self.guidance*(out - plain)
+# %% ../nbs/00_flow.ipynb #8dfb7a3c
+@patch
+def counted(self:Field, x, c):
+    "The network, with labels and guidance, counted for each sample."
+    self.nfe[self.index] += self.cost
+    if self.labels is None: return self.net(x, c)
+    y = self.labels[self.index]
+    out = self.net(x, c, y)
+    if self.guidance == 1: return out
+    plain = self.net(x, c, torch.full_like(y, -1))
+    return plain + self.guidance*(out - plain)
 
-    def rows(self, index):
-        "The same field for some of its samples; both count into one place."
-        sub = Field.__new__(Field)
-        sub.__dict__.update(self.__dict__, index=self.index[index])
-        return sub
+# %% ../nbs/00_flow.ipynb #8ebee1ab
+@patch
+def rows(self:Field, index):
+    "The same field for some of its samples; both count into one place."
+    sub = copy.copy(self)
+    sub.index = self.index[index]
+    return sub
 
-    def times(self, steps):
-        "The flow's grid of `steps` steps, in the direction in which this field is run."
-        ts = self.flow.times(steps)
-        return ts.flip(0) if self.reverse else ts
+@patch
+def times(self:Field, steps):
+    "The flow's grid of `steps` steps, in the direction in which this field is run."
+    ts = self.flow.times(steps)
+    return ts.flip(0) if self.reverse else ts
 
-    @property
-    def span(self): return self.flow.clock[::-1] if self.reverse else self.flow.clock
+@patch(as_prop=True)
+def span(self:Field):
+    "The clock's two ends, in the direction in which this field is run."
+    return self.flow.clock[::-1] if self.reverse else self.flow.clock
 
-    def save(self, t0, x0, t1, x1, v0=None, v1=None):
-        "Called by a solver after each step that it keeps; records the trajectory when one was asked for."
-        if self.path is not None: self.path.add(self.index, t0, x0, t1, x1, v0, v1)
+@patch
+def save(self:Field, t0, x0, t1, x1, v0=None, v1=None):
+    "Called by a solver after each step that it keeps."
+    if self.path is not None: self.path.add(self.index, t0, x0, t1, x1, v0, v1)
 
 # %% ../nbs/00_flow.ipynb #421c1a68
 SOLVERS = {}
@@ -202,6 +231,7 @@ def solver(
     return register
 
 def get_solver(name):
+    "The solver of that name; ValueError lists them all."
     if name not in SOLVERS: raise ValueError(f"solver: {name!r} is not one of {', '.join(sorted(SOLVERS))}")
     return SOLVERS[name]
 
@@ -269,10 +299,9 @@ def integrate(
     path:int=None, # record the trajectory at this many + 1 even clock readings
 ) -> Samples: # the states at the other end
     "Carry given states along the field, from one end of the clock to the other."
-    run = get_solver(solver)
     final = 0 if reverse else flow.final_nfe
     if nfe is not None and nfe < 1 + final: raise ValueError(f"nfe: {nfe} is too few; {type(flow).__name__} needs {1 + final} or more")
-    field = Field(flow, net, len(x0), labels, guidance, reverse, x0.device)
+    run, field = get_solver(solver), Field(flow, net, len(x0), labels, guidance, reverse, x0.device)
     if path: field.path = Path(field.times(path), x0)
     with evaluating(net):
         x, t = run(field, x0, nfe=None if nfe is None else nfe//field.cost - final, rtol=rtol, atol=atol, rng=rng)

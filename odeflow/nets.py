@@ -9,10 +9,12 @@ __all__ = ['NETS', 'TimeEmbedding', 'Condition', 'Net', 'save_net', 'load_net', 
            'UNet']
 
 # %% ../nbs/03_nets.ipynb #e6cf521c
-import json, math
+import inspect, json, math, os
 from pathlib import Path
 
 from huggingface_hub import PyTorchModelHubMixin
+from safetensors.torch import load_file, save
+from fastcore.basics import patch
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -57,29 +59,34 @@ class Net(nn.Module, PyTorchModelHubMixin):
         super().__init_subclass__(**kwargs)
         NETS[cls.__name__] = cls
 
+# %% ../nbs/03_nets.ipynb #ff260297
 def save_net(
     net:Net, # the network
     folder, # where `config.json` and `model.safetensors` go, created when missing
     **more, # further entries of config.json
 ):
     "Write a network's configuration and weights; each file appears whole or not at all."
-    from safetensors.torch import save
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     write_atomic(folder/"model.safetensors", save(weights, metadata={"format": "pt"}))
     write_atomic(folder/"config.json", json.dumps({"net": type(net).__name__, **net._hub_mixin_config, **more}, indent=1).encode())
 
+# %% ../nbs/03_nets.ipynb #acf090b7
 def load_net(
     folder, # a folder that `save_net` wrote
-) -> Net: # on the CPU, in evaluation mode
+) -> Net: # on the CPU, in evaluation mode, its weights fixed
     "The network of a run's folder."
     config = Path(folder)/"config.json"
     if not config.exists(): raise FileNotFoundError(f"folder: '{folder}' holds no config.json; give the folder of a finished run")
-    name = json.loads(config.read_text()).get("net")
+    args = json.loads(config.read_text())
+    name = args.get("net")
     if name not in NETS: raise ValueError(f"net: '{config}' names the network {name!r}, not one of {', '.join(NETS)}")
-    if not (config.parent/"model.safetensors").exists(): raise FileNotFoundError(f"folder: '{folder}' holds no model.safetensors; give the folder of a finished run")
-    return NETS[name].from_pretrained(str(folder)).eval()
+    weights = config.with_name("model.safetensors")
+    if not weights.exists(): raise FileNotFoundError(f"folder: '{folder}' holds no model.safetensors; give the folder of a finished run")
+    net = NETS[name](**{k: args[k] for k in inspect.signature(NETS[name]).parameters if k in args})
+    net.load_state_dict(load_file(weights))
+    return net.requires_grad_(False).eval()
 
 # %% ../nbs/03_nets.ipynb #3877610e
 def write_atomic(
@@ -87,7 +94,6 @@ def write_atomic(
     blob:bytes, # its content
 ):
     "Write a file under a temporary name, then rename it: a reader never sees half of it."
-    import os
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -121,9 +127,7 @@ class MLP(Net):
         return self.out(F.silu(h))
 
 # %% ../nbs/03_nets.ipynb #6cabaec0
-import os
-GDIV=int(os.environ.get("GDIV","4"))
-def _norm(ch): return nn.GroupNorm(max(1,ch//GDIV), ch, eps=1e-6)
+def _norm(ch): return nn.GroupNorm(max(g for g in range(1, max(1, ch//4) + 1) if ch % g == 0 and g <= 32), ch, eps=1e-6)
 
 def _zero(layer):
     "The layer with its weights set to zero."
@@ -134,6 +138,7 @@ class ResBlock(nn.Module):
     "Two convolutions around a residual connection, told the time by scale and shift; may halve or double the picture first."
     def __init__(self, inp, out, width, dropout=0., resample=None):
         super().__init__()
+        self.doubles = resample == "up"
         self.resample = {None: nn.Identity(), "down": nn.AvgPool2d(2), "up": nn.Upsample(scale_factor=2)}[resample]
         self.norm1, self.conv1 = _norm(inp), nn.Conv2d(inp, out, 3, padding=1)
         self.cond = _zero(nn.Linear(width, 2*out))
@@ -178,32 +183,35 @@ class UNet(Net):
         C, H, W = shape
         if H % 2**(len(mults) - 1) or W % 2**(len(mults) - 1):
             raise ValueError(f"mults: {len(mults)} levels halve a picture {len(mults) - 1} times, which {H} x {W} does not allow; give fewer")
-        width, chans, h = 4*channels, [channels*m for m in mults], channels
-        block = lambda i, o, r=None: ResBlock(i, o, width, dropout, r)
-        attend = lambda ch, level: [Attention(ch)] if H >> level in attention else []
-        self.cond, self.inp = Condition(width, classes, max_freq), nn.Conv2d(C, channels, 3, padding=1)
-        self.down, self.up, skips = nn.ModuleList(), nn.ModuleList(), [h]
-        for level, ch in enumerate(chans):
-            for k in range(blocks + (level > 0)):
-                first = level > 0 and k == 0
-                self.down.append(nn.ModuleList([block(h, ch, "down" if first else None), *attend(ch, level)]))
-                h = ch
-                skips.append(h)
-        self.mid = nn.ModuleList([block(h, h), Attention(h), block(h, h)])
-        for level, ch in reversed(list(enumerate(chans))):
-            for k in range(blocks + 1):
-                self.up.append(nn.ModuleList([block(h + skips.pop(), ch), *attend(ch, level)]))
-                h = ch
-            if level: self.up.append(nn.ModuleList([block(h, h, "up")]))
-        self.out = nn.Sequential(_norm(h), nn.SiLU(), _zero(nn.Conv2d(h, C + extra, 3, padding=1)))
+        self.cond, self.inp = Condition(4*channels, classes, max_freq), nn.Conv2d(C, channels, 3, padding=1)
+        self.build([channels*m for m in mults], blocks, lambda level: H >> level in attention, lambda i, o, r=None: ResBlock(i, o, 4*channels, dropout, r))
+        self.out = nn.Sequential(_norm(channels*mults[0]), nn.SiLU(), _zero(nn.Conv2d(channels*mults[0], C + extra, 3, padding=1)))
 
-    def forward(self, x, c, y=None):
-        e, h = self.cond(c, y), self.inp(x)
-        run = lambda layers, h: [h := layer(h, e) for layer in layers][-1]
-        skips = [h]
-        for layers in self.down: skips.append(h := run(layers, h))
-        h = run(self.mid, h)
-        for layers in self.up:
-            up = layers[0].resample.__class__ is nn.Upsample
-            h = run(layers, h if up else torch.cat([h, skips.pop()], 1))
-        return self.out(h)
+# %% ../nbs/03_nets.ipynb #f17da235
+@patch
+def build(self:UNet, chans, blocks, attends, block):
+    "The blocks of the way down, the middle, and the way up."
+    self.down, self.up, h = nn.ModuleList(), nn.ModuleList(), chans[0]
+    skips, attend = [h], lambda ch, level: [Attention(ch)] if attends(level) else []
+    for level, ch in enumerate(chans):
+        for k in range(blocks + (level > 0)):
+            self.down.append(nn.ModuleList([block(h, ch, "down" if level and k == 0 else None), *attend(ch, level)]))
+            skips.append(h := ch)
+    self.mid = nn.ModuleList([block(h, h), Attention(h), block(h, h)])
+    for level, ch in reversed(list(enumerate(chans))):
+        for k in range(blocks + 1):
+            self.up.append(nn.ModuleList([block(h + skips.pop(), ch), *attend(ch, level)]))
+            h = ch
+        if level: self.up.append(nn.ModuleList([block(h, h, "up")]))
+
+# %% ../nbs/03_nets.ipynb #97268c54
+@patch
+def forward(self:UNet, x, c, y=None):
+    "What the network says of pictures x at times c."
+    e, h = self.cond(c, y), self.inp(x)
+    run = lambda layers, h: [h := layer(h, e) for layer in layers][-1]
+    skips = [h]
+    for layers in self.down: skips.append(h := run(layers, h))
+    h = run(self.mid, h)
+    for layers in self.up: h = run(layers, h if layers[0].doubles else torch.cat([h, skips.pop()], 1))
+    return self.out(h)

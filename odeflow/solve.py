@@ -66,7 +66,9 @@ def _register(name, tab):
 for name, tab in (("heun", HEUN), ("midpoint", MIDPOINT), ("rk4", RK4)): _register(name, tab)
 
 # %% ../nbs/02_solve.ipynb #5c275986
-def rms(x): return x.flatten(1).square().mean(1).sqrt()
+def rms(x):
+    "The root mean square of each sample."
+    return x.flatten(1).square().mean(1).sqrt()
 
 def first_step(
     field, # the field
@@ -126,6 +128,7 @@ def keep_steps(field, index, x, t, k, new, v, h, t1):
     x[index], t[index], k[index] = new, s, v
 
 def check_step(h, t, span):
+    "RuntimeError where a step has shrunk to nothing."
     if (h < 1e-10*abs(span)).any():
         raise RuntimeError(f"rk45: the step shrank to nothing at clock reading {t[h.argmin()]:.4g}; the field is not finite or not smooth there: loosen rtol and atol, or use a fixed-step solver such as 'rk4'")
 
@@ -209,9 +212,8 @@ def log_likelihood(
     if trace not in ("exact", "hutchinson"): raise ValueError(f"trace: {trace!r} is not one of exact, hutchinson")
     n, d = len(x), x[0].numel()
     signs = None if trace == "exact" else (2*Rng(seeds=range(n) if seeds is None else seeds).integers(2, n, (probes, d)) - 1).to(x)
-    field = DensityField(flow, net, n, labels, reverse=True, device=x.device).setup(x.shape[1:], signs)
+    field, start = DensityField(flow, net, n, labels, reverse=True, device=x.device).setup(x.shape[1:], signs), x.new_zeros(n, 1 if signs is None else probes)
     with torch.no_grad(), evaluating(net):
-        s, _ = get_solver(solver)(field, torch.cat([x.flatten(1), x.new_zeros(n, probes if signs is not None else 1)], 1), nfe=nfe, rtol=rtol, atol=atol, rng=None)
-        z = s[:, :d].reshape(x.shape)
-        logp = flow.prior.log_prob(z)[:, None] - s[:, d:]
+        s, _ = get_solver(solver)(field, torch.cat([x.flatten(1), start], 1), nfe=nfe, rtol=rtol, atol=atol, rng=None)
+    logp = flow.prior.log_prob(z := s[:, :d].reshape(x.shape))[:, None] - s[:, d:]
     return LogLikelihood(logp.mean(1), logp.std(1)/logp.shape[1]**.5 if signs is not None else torch.zeros(n), z, field.nfe)

@@ -1,0 +1,58 @@
+# Two commands: `make demo` trains and judges two rectified flows; `make test` checks everything.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# Threads of other processes must not spin while they wait: on a busy machine that costs more than it saves.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help demo test bench lab run readme docs clean
+help:
+	@echo "make demo             train a 1- and a 2-rectified flow on handwritten digits, into runs/"
+	@echo "make test             run every chapter and all tests"
+	@echo "make bench            run the benchmarks of tests/bench"
+	@echo "make lab              open the book in JupyterLab"
+	@echo "make run NB=02_solve  export, execute and clean one chapter, in place"
+	@echo "make readme           make README.md from nbs/index.ipynb"
+	@echo "make docs             build the site with Quarto, or check its pages where Quarto is missing"
+	@echo "make clean            remove what these commands made, except runs/"
+
+# The stamp is written last, so that an interrupted installation is done again.
+$(STAMP): pyproject.toml
+	@command -v "$(PYTHON)" >/dev/null || { echo "PYTHON: '$(PYTHON)' is not a command; give Python 3.10 or later, as in make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "PYTHON: '$(PYTHON)' is older than Python 3.10; give a later one, as in make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "PYTHON: '$(PYTHON)' lacks the venv module; install it (on Debian and Ubuntu, apt install python3-venv)" >&2; exit 1; }
+	@echo "Installing into .venv (about 6 GB, a few minutes)"
+	@"$(PYTHON)" -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]"
+	@touch $@
+
+demo: $(STAMP)
+	@mkdir -p runs
+	$(BIN)/papermill nbs/train_rf.ipynb runs/train_rf.ipynb -p rounds 2
+	@$(BIN)/python -c 'from odeflow.report import *; print(table(read_results("runs/train_rf")).markdown())'
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests --ignore=tests/bench
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest -q -s tests/bench
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab nbs
+
+run: $(STAMP)
+	$(BIN)/nbdev_export
+	cd nbs && ../$(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace "$(NB).ipynb"
+	$(BIN)/nbdev_clean --fname "nbs/$(NB).ipynb"
+
+readme: $(STAMP)
+	$(BIN)/python tests/website.py readme
+
+docs: $(STAMP)
+	@if command -v quarto >/dev/null; then $(BIN)/nbdev_docs; else $(BIN)/python tests/website.py check; fi
+
+clean:
+	rm -rf .venv _docs _proc build dist *.egg-info .pytest_cache .benchmarks .quarto
+	find . -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +

@@ -1,0 +1,86 @@
+"The experiment notebooks as people run them: through papermill, on a tiny budget, with good and with bad parameters."
+import json, os, subprocess, sys
+from pathlib import Path
+
+import numpy as np, pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = dict(budget="6 steps", reflow_budget="4 steps", distill_budget="4 steps", batch=8, pairs=16, samples=20, tol=.1)
+
+def papermill(cwd, *args, out="out.ipynb", **params):
+    "Run train_rf with papermill in a folder; returns the finished process."
+    target = [out] if out else []
+    args = [str(Path(sys.executable).parent/"papermill"), str(ROOT/"nbs/train_rf.ipynb"), *target, "--no-progress-bar", *args]
+    for k, v in params.items(): args += ["-p", k, str(v)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(args, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+def rows(folder): return {(r["system"], r["distilled"], r["solver"]): r for r in json.loads((folder/"result.json").read_text())["rows"]}
+
+def test_rounds_on_digits_and_resume(tmp_path):
+    run = papermill(tmp_path, rounds=2, **TINY)
+    assert run.returncode == 0, run.stderr
+    first = rows(tmp_path/"runs/train_rf")
+    assert set(first) == {(f"{k}-RF", d, s) for k in (1, 2) for d, s in ((False, "rk45"), (False, "euler"), (True, "euler"))}
+    assert all(r["fid"] is None and r["frechet"] > 0 and r["images"] in (48, 32) for r in first.values())
+    assert all(r["nfe"] == 1 for r in first.values() if r["solver"] == "euler")
+    folder = tmp_path/"runs/train_rf"
+    assert {"config.json", "metrics.jsonl", "samples.png", "model.safetensors"} <= {p.name for p in (folder/"1-RF").iterdir()}
+    assert json.loads((folder/"config.json").read_text())["parameters"]["rounds"] == 2
+    weights = (folder/"reflow-1/model.safetensors").read_bytes()
+    run = papermill(tmp_path, rounds=2, **TINY)                    # the same again: nothing is trained twice
+    assert run.returncode == 0, run.stderr
+    assert rows(folder) == first and (folder/"reflow-1/model.safetensors").read_bytes() == weights
+    run = papermill(tmp_path, rounds=2, **TINY | {"batch": 9})
+    assert run.returncode and "recipe.batch was 8, now 9" in run.stderr
+
+def test_without_an_output_path(tmp_path):
+    run = papermill(tmp_path, out=None, rounds=1, dataset="moons", distill=False, **TINY)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["cells"]
+    assert set(rows(tmp_path/"runs/train_rf")) == {("1-RF", False, "rk45"), ("1-RF", False, "euler")}
+
+def pictures(folder, sizes):
+    folder.mkdir()
+    for i, (w, h) in enumerate(sizes):
+        Image.fromarray(np.random.RandomState(i).randint(0, 255, (h, w, 3), dtype=np.uint8)).save(folder/f"{i}.{('png', 'jpg', 'webp')[i % 3]}")
+    return folder
+
+def test_a_folder_of_ones_own(tmp_path):
+    mine = pictures(tmp_path/"mine", [(20 + i, 30 - i) for i in range(12)])
+    run = papermill(tmp_path, dataset=mine, resize=8, rounds=1, out_="unused", **TINY)
+    assert run.returncode and "out_: no such parameter; did you mean out?" in run.stderr
+    run = papermill(tmp_path, "-p", "out", "runs/mine", dataset=mine, resize=8, rounds=1, distill=False, **TINY)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path/"runs/mine/result.json").exists()
+
+@pytest.mark.parametrize("params, says", [
+    ({"roundz": 2}, "roundz: no such parameter; did you mean rounds?"),
+    ({"rounds": "two"}, "rounds: 'two' is of type str, not int"),
+    ({"rounds": 0}, "rounds: 0 is not accepted; give 1 or more"),
+    ({"dataset": "digitz"}, "dataset: 'digitz' is not one of digits, mnist"),
+    ({"budget": "a while"}, "budget: 'a while' is not an amount and a unit"),
+    ({"preset": "huge"}, "preset: 'huge' is not one of auto"),
+    ({"dataset": "empty"}, "the folder 'empty' holds no pictures"),
+    ({"dataset": "mixed"}, "pictures of mixed sizes"),
+    ({"dataset": "broken"}, "cannot be read as a picture"),
+    ({"dataset": "floats.npz"}, "images of type float64"),
+    ({"dataset": "objects.npz"}, "never unpickled"),
+    ({"device": "cuda"}, "device: 'cuda' is not available here"),
+    ({"out": "floats.npz/x"}, "out: 'floats.npz/x' cannot be written"),
+], ids=lambda p: "-".join(map(str, p.items())) if isinstance(p, dict) else "")
+def test_bad_input_gets_one_sentence(tmp_path, params, says):
+    import torch
+    if params.get("device") == "cuda" and torch.cuda.is_available(): pytest.skip("there is a CUDA device here")
+    (tmp_path/"empty").mkdir()
+    pictures(tmp_path/"mixed", [(8, 8), (9, 8)])
+    (pictures(tmp_path/"broken", [(8, 8)])/"9.png").write_bytes(b"no picture")
+    np.savez(tmp_path/"floats.npz", images=np.zeros((3, 8, 8, 1)))
+    np.savez(tmp_path/"objects.npz", images=np.array([{}], dtype=object))
+    args = [a for k, v in params.items() if k == "out" for a in ("-p", k, v)]
+    run = papermill(tmp_path, *args, **{k: v for k, v in (TINY | params).items() if k != "out"})
+    assert run.returncode
+    last = [l for l in run.stderr.splitlines() if l.strip()][-1]
+    assert says in last, last
+    assert not list((tmp_path/"runs").rglob("*.safetensors"))

@@ -1,0 +1,33 @@
+"The site: every page converts, every link and anchor leads somewhere, no markup is left raw."
+import re
+
+import pytest
+from website import Page, check_site, dead, render
+
+def test_site():
+    bad = check_site()
+    assert not bad, "\n" + "\n".join(bad)
+
+@pytest.mark.parametrize("text, complaint", [
+    ("## A\n\n$\\frac{1}{2$ and $x_$", "TeX"),
+    ("the price is $x for each", "visible"),
+    ("as @eq-nowhere says", "@eq-nowhere"),
+    ("::: {.callout-note}\nunclosed", "not closed|unclosed|Div"),
+    ("text\n::: {.callout-note}\nno blank line before it\n:::", "visible"),
+    ("a letter outside a formula: \\alpha", "visible"),
+])
+def test_faults_are_seen(text, complaint):
+    assert re.search(complaint, " ".join(render(text)[1])), render(text)[1]
+
+def test_sound_page():
+    page, bad = render("## A flow\n\n$$ x = \\frac12 $$ {#eq-half}\n\n@eq-half; [back](#a-flow)\n\n````python\nprice = '$5'\n````")
+    assert bad == [] and {"a-flow", "eq-half"} <= page.ids and "#a-flow" in page.links
+
+@pytest.mark.parametrize("link, is_dead", [
+    ("#here", False), ("#gone", True), ("b.html#there", False), ("b.html#gone", True), ("c.html", True), ("01_b.ipynb#there", False), ("02_c.ipynb", True),
+    ("../LICENSE", True), ("https://x.io/book/b.html#there", False), ("https://x.io/book/b.html#gone", True), ("https://x.io/book", False), ("https://elsewhere.io/c.html", False),
+])
+def test_dead_links(tmp_path, link, is_dead):
+    (tmp_path/"LICENSE").touch(); (tmp_path/"cache").mkdir(); (tmp_path/"cache/01_b.ipynb").touch()
+    pages = {"a.html": Page('<p id="here">'), "b.html": Page('<p id="there">'), "index.html": Page("")}
+    assert dead(link, "a.html", pages, tmp_path/"cache", "https://x.io/book") == is_dead
