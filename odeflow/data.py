@@ -1,4 +1,4 @@
-"""Points, digits, and your own pictures, all as one small class
+"""Shapes in the plane, embedded digits, and your own pictures, all as one small class
 
 Docs: https://odeflow.github.io/odeflow/data.html.md"""
 
@@ -6,11 +6,13 @@ Docs: https://odeflow.github.io/odeflow/data.html.md"""
 
 # %% auto #0
 __all__ = ['TOYS', 'to_float', 'to_uint8', 'Data', 'heart_curve', 'heart', 'moons', 'eight_gaussians', 'checkerboard', 'spiral',
-           'cache_dir', 'digits', 'torchvision_set', 'npz', 'picture_files', 'read_picture', 'room', 'folder',
-           'load_data', 'DataPrior', 'grid', 'show', 'save_grid']
+           'cache_dir', 'digits', 'torchvision_set', 'npz', 'picture_files', 'open_picture', 'is_grey', 'fit_square',
+           'read_picture', 'free_memory', 'room', 'folder', 'resized', 'load_data', 'DataPrior', 'grid', 'show',
+           'save_grid']
 
 # %% ../nbs/01_data.ipynb #8019d21e
-import hashlib, math, os, tempfile, zipfile
+import hashlib, math, os, re, shutil, tempfile, zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -38,6 +40,10 @@ class Data:
         name:str="data", # for records and messages
         flip:bool=False, # mirror pictures at random, left to right
     ):
+        if (x.ndim, x.dtype) not in ((4, torch.uint8), (2, torch.float32)) or not len(x):
+            raise ValueError(f"x: {x.dtype} of shape {tuple(x.shape)} given for {name}; a data set is uint8 (n, C, H, W) or float32 (n, d), with n at least 1")
+        if y is not None and y.shape != x.shape[:1]: raise ValueError(f"y: labels of shape {tuple(y.shape)} given for the {len(x)} samples of {name}; give one a sample")
+        if flip and x.ndim == 2: raise ValueError(f"flip: {flip} given, but {name} holds points; only pictures can be mirrored")
         self.x, self.y, self.name, self.flip = x, y, name, flip
         self.shape, self.classes = tuple(x.shape[1:]), 0 if y is None else int(y.max()) + 1
 
@@ -83,7 +89,7 @@ def heart_curve(a):
     return torch.stack([16*a.sin()**3, 13*a.cos() - 5*(2*a).cos() - 2*(3*a).cos() - (4*a).cos()], -1)
 
 def heart(n, rng):
-    "Even inside the heart curve: the angle by the area that it sweeps, the distance from the centre by a square root."
+    "Even inside the heart curve, at an eighth of its size: the angle by the area that it sweeps, the distance from the centre by a square root."
     a = torch.linspace(0, 2*math.pi, 4001, dtype=torch.float64)
     edge = heart_curve(a)
     swept = torch.linalg.det(torch.stack([edge[:-1], edge[1:]], 1)).abs().cumsum(0)
@@ -93,7 +99,7 @@ def heart(n, rng):
 
 # %% ../nbs/01_data.ipynb #8f152810
 def moons(n, rng):
-    "Two half circles of radius 1 that interlock, with noise of 0.07; centred and doubled."
+    "Two half circles of radius 1 that interlock, with noise of 0.07; centred, then scaled by 1.4."
     a, up = math.pi*rng.uniform(n), rng.uniform(n) < .5
     p = torch.where(up[:, None], torch.stack([a.cos(), a.sin()], 1), torch.stack([1 - a.cos(), .5 - a.sin()], 1))
     return 1.4*(p + .07*rng.normal(n, (2,)) - torch.tensor([.5, .25]))
@@ -104,22 +110,22 @@ def eight_gaussians(n, rng):
     return 2*torch.stack([a.cos(), a.sin()], 1) + .15*rng.normal(n, (2,))
 
 def checkerboard(n, rng):
-    "The eight dark squares of a 4 x 4 board of side 4."
+    "Even on the eight dark squares of a 4 x 4 board of side 4, centred."
     column = rng.integers(4, n)
     row = 2*rng.integers(2, n) + column % 2
     return torch.stack([column, row], 1) - 2 + rng.uniform(n, (2,))
 
 def spiral(n, rng):
-    "One arm, radius rising from 0.2 to 2 over two turns, with noise of 0.05."
+    "One arm, radius rising evenly from 0.2 to 2 over two turns, about even along its length, with noise of 0.05."
     a = 4*math.pi*rng.uniform(n).sqrt()
     return (.2 + 1.8*a/(4*math.pi))[:, None]*torch.stack([a.cos(), a.sin()], 1) + .05*rng.normal(n, (2,))
 
 TOYS = {"heart": heart, "moons": moons, "eight-gaussians": eight_gaussians, "checkerboard": checkerboard, "spiral": spiral}
 
-# %% ../nbs/01_data.ipynb #0bc1b264
+# %% ../nbs/01_data.ipynb #e7643414
 def cache_dir() -> Path:
     "Where data lies that was downloaded."
-    return Path(os.environ.get("ODEFLOW_DATA", Path.home()/".cache/odeflow"))
+    return Path(os.environ.get("ODEFLOW_DATA") or "~/.cache/odeflow").expanduser()
 
 def digits() -> Data:
     "Scikit-learn's 1,797 handwritten digits, 8 x 8."
@@ -127,131 +133,203 @@ def digits() -> Data:
     d = load_digits()
     return Data(torch.from_numpy(np.round(d.images*(255/16)).astype(np.uint8))[:, None], torch.from_numpy(d.target).long(), "digits")
 
-def torchvision_set(name):
+def torchvision_set(name) -> Data:
     "MNIST or CIFAR-10: from an archive in the cache, else by torchvision, downloaded when missing."
-    cached = cache_dir()/f"{name}_train.npz"
-    if cached.exists(): return npz(cached)
+    cache = cache_dir()
+    if (cache/f"{name}_train.npz").exists(): return npz(cache/f"{name}_train.npz", name)
     import torchvision.datasets
-    try: d = {"mnist": torchvision.datasets.MNIST, "cifar10": torchvision.datasets.CIFAR10}[name](cache_dir(), train=True, download=True)
-    except Exception as e: raise FileNotFoundError(f"dataset: {name!r} is neither in '{cached}' nor could be downloaded to '{cache_dir()}' ({type(e).__name__}); put it there, or choose 'digits'") from None
+    try: d = getattr(torchvision.datasets, name.upper())(cache, train=True, download=True)
+    except Exception as e:
+        raise FileNotFoundError(f"dataset: for {name!r} there is neither {name}_train.npz nor torchvision's copy in '{cache}', and the download failed ({type(e).__name__}); "
+                                "put one there, or choose 'digits'") from None
     x = torch.as_tensor(d.data)
     return Data(x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous(), torch.as_tensor(d.targets), name)
 
-# %% ../nbs/01_data.ipynb #e7643414
-def npz(path) -> Data:
+# %% ../nbs/01_data.ipynb #4e44d5eb
+def _no_access(path): return PermissionError(f"dataset: this user may not read '{path}'; change its permissions, or choose another")
+
+# %% ../nbs/01_data.ipynb #22a51877
+def npz(path, name=None) -> Data:
     "The pictures of an `.npz` archive: uint8, n x H x W x C, labels optional."
     bad = lambda why: ValueError(f"dataset: '{path}' {why}; an .npz needs `images`, uint8, n x H x W x C, and may have `labels`")
-    if not zipfile.is_zipfile(path): raise bad("is not a readable .npz archive")
     try:
-        with np.load(path, allow_pickle=False) as z: arrays = {k: z[k] for k in z.files}
-    except (ValueError, zipfile.BadZipFile, OSError, AttributeError) as e:
-        raise bad("holds Python objects, which are never unpickled" if "pickle" in str(e) else "is not a readable .npz archive") from None
-    x, y = (next((arrays[k] for k in keys if k in arrays), None) for keys in (("images", "arr_0"), ("labels", "arr_1")))
-    if x is None: raise bad(f"has no array `images`, only {', '.join(arrays) or 'none'}")
+        with Path(path).open("rb") as f:
+            if not zipfile.is_zipfile(f): raise zipfile.BadZipFile
+            f.seek(0)
+            with np.load(f, allow_pickle=False) as z:
+                x, y = (next((np.asarray(z[k]) for k in keys if k in z.files), None) for keys in (("images", "arr_0"), ("labels", "arr_1")))
+                names = ", ".join(z.files) or "none"
+    except PermissionError: raise _no_access(path) from None
+    except Exception as e:
+        raise bad("holds Python objects, which are never unpickled" if "allow_pickle" in str(e) else f"is not a readable .npz archive ({type(e).__name__})") from None
+    if x is None: raise bad(f"has no array `images`, only {names}")
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x): raise bad(f"has images of type {x.dtype} and shape {x.shape}")
     if y is not None and (y.shape != x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0): raise bad(f"has labels of type {y.dtype} and shape {y.shape} for {len(x)} images")
-    return Data(torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))), None if y is None else torch.from_numpy(y.astype(np.int64)), Path(path).stem)
+    y = None if y is None else torch.from_numpy(y.astype(np.int64))
+    return Data(torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))), y, name or Path(path).stem)
 
-# %% ../nbs/01_data.ipynb #4e44d5eb
+# %% ../nbs/01_data.ipynb #e8dec4b1
 def picture_files(folder) -> list:
     "The pictures in a folder and below it, by their endings, in order."
     from PIL import Image
-    endings = Image.registered_extensions()
-    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in endings and not p.name.startswith(".") and p.is_file())
+    def refuse(e): raise _no_access(e.filename)
+    endings = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    files = [Path(root)/f for root, _, names in os.walk(folder, onerror=refuse) for f in names]
+    files = sorted(f for f in files if f.suffix.lower() in endings and not any(p.startswith(".") for p in f.relative_to(folder).parts))
     if not files: raise FileNotFoundError(f"dataset: the folder '{folder}' holds no pictures; give one with .png, .jpg or other image files")
     return files
 
-def read_picture(path, resize=None):
-    "One picture, cropped to the square in its middle and scaled when `resize` is given."
-    from PIL import Image, ImageOps
+# %% ../nbs/01_data.ipynb #6f5dc09c
+@contextmanager
+def open_picture(path):
+    "A picture under Pillow; what goes wrong while it is read becomes one sentence."
+    from PIL import Image
     try:
-        with Image.open(path) as im: im = ImageOps.exif_transpose(im).convert("L" if im.mode in ("1", "L", "I;16", "LA") else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise ValueError(f"dataset: '{path}' cannot be read as a picture ({type(e).__name__}); repair or remove it") from None
-    return im if resize is None else ImageOps.fit(im, (resize, resize), Image.Resampling.LANCZOS)
+        with Image.open(path) as im: yield im
+    except PermissionError: raise _no_access(path) from None
+    except Exception as e: raise ValueError(f"dataset: '{path}' cannot be read as a picture ({type(e).__name__}); repair or remove it") from None
+
+# %% ../nbs/01_data.ipynb #cb8690d7
+def is_grey(path) -> bool:
+    "Whether a picture has no colour, by its header alone."
+    with open_picture(path) as im: return im.mode in ("1", "L", "LA", "La", "F") or im.mode.startswith("I")
+
+# %% ../nbs/01_data.ipynb #5823673e
+def fit_square(im, size:int):
+    "The square in the middle of a Pillow image, in whole pixels, scaled to `size` a side."
+    from PIL import Image
+    side = min(im.size)
+    left, top = (im.width - side)//2, (im.height - side)//2
+    return im.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
+
+# %% ../nbs/01_data.ipynb #2ecccdc3
+def read_picture(
+    path, # of the file
+    mode:str, # Pillow's, "L" or "RGB"
+    resize:int=None, # pixels a side of the square it becomes
+) -> np.ndarray: # uint8 (C, H, W)
+    "One picture, upright."
+    from PIL import Image, ImageOps
+    with open_picture(path) as im:
+        im = ImageOps.exif_transpose(im)
+        if im.mode.startswith("I"): im = Image.fromarray((np.asarray(im).clip(0, 65535)//256).astype(np.uint8))
+        im = im.convert(mode)
+    if resize: im = fit_square(im, resize)
+    return np.asarray(im).reshape(im.height, im.width, -1).transpose(2, 0, 1)
 
 # %% ../nbs/01_data.ipynb #a5083315
-def room(shape) -> np.ndarray:
-    "An array of bytes for this shape: in memory, or in a temporary file when memory is short."
-    free = os.sysconf("SC_AVPHYS_PAGES")*os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
-    if math.prod(shape) < free/2: return np.empty(shape, np.uint8)
+def free_memory() -> int:
+    "Bytes that can be had without swapping; half of the machine's where the system does not say."
+    try: return 1024*int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1])
+    except OSError: return os.sysconf("SC_PHYS_PAGES")*os.sysconf("SC_PAGE_SIZE")//2 if hasattr(os, "sysconf") else 2**32
+
+# %% ../nbs/01_data.ipynb #111ce52e
+def room(
+    shape:tuple, # of the array
+    limit:int=None, # bytes that may be in memory; None is half of what is free
+) -> np.ndarray: # uint8
+    "An array for pictures: in memory, or in a temporary file when memory is short."
+    size = math.prod(shape)
+    if size < (free_memory()//2 if limit is None else limit): return np.empty(shape, np.uint8)
+    if size > shutil.disk_usage(tempfile.gettempdir()).free:
+        raise OSError(f"dataset: {size/2**30:.1f} GiB of pictures fit neither into half of the free memory nor into '{tempfile.gettempdir()}'; give a smaller resize, or set TMPDIR to a larger disk")
     return np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)
 
+# %% ../nbs/01_data.ipynb #715221af
 def folder(path, resize=None) -> Data:
     "The pictures of a folder."
     files = picture_files(path)
-    first, modes = read_picture(files[0], resize), set()
-    x = room((len(files), 3, first.height, first.width))
+    mode = "L" if all(is_grey(f) for f in files) else "RGB"
+    shape, name = read_picture(files[0], mode, resize).shape, lambda f: f.relative_to(path).as_posix()
+    x = room((len(files), *shape))
     for i, f in enumerate(files):
-        im = read_picture(f, resize)
-        if im.size != first.size:
-            raise ValueError(f"resize: pictures of mixed sizes ('{files[0].name}' is {first.width} x {first.height}, '{f.name}' {im.width} x {im.height}); give resize, such as resize=32")
-        modes.add(im.mode)
-        x[i] = np.asarray(im.convert("RGB")).transpose(2, 0, 1)
-    tops = [f.relative_to(path).parts[0] if len(f.relative_to(path).parts) > 1 else "" for f in files]
+        u = read_picture(f, mode, resize)
+        if u.shape != shape:
+            raise ValueError(f"resize: pictures of mixed sizes ('{name(files[0])}' is {shape[2]} x {shape[1]}, '{name(f)}' {u.shape[2]} x {u.shape[1]}); give resize, such as resize=32")
+        x[i] = u
+    tops = [f.relative_to(path).parts[:-1][:1] for f in files]
     classes = sorted(set(tops))
-    y = torch.tensor([classes.index(t) for t in tops]) if len(classes) > 1 else None
-    return Data(torch.from_numpy(x[:, :1] if modes == {"L"} else x), y, Path(path).name)
+    y = torch.tensor([classes.index(t) for t in tops]) if len(classes) > 1 and () not in classes else None
+    return Data(torch.from_numpy(x), y, Path(path).resolve().name)
+
+# %% ../nbs/01_data.ipynb #e29c5149
+def resized(data:Data, size:int) -> Data:
+    "Pictures cropped to the square in their middle and scaled, as those of a folder are."
+    from PIL import Image
+    x = room((len(data), data.shape[0], size, size))
+    for i, u in enumerate(data.x):
+        im = fit_square(Image.fromarray(u.permute(1, 2, 0).squeeze(-1).numpy()), size)
+        x[i] = np.asarray(im).reshape(size, size, -1).transpose(2, 0, 1)
+    return Data(torch.from_numpy(x), data.y, data.name)
 
 # %% ../nbs/01_data.ipynb #4f6d521f
 def load_data(
     source, # `digits`, `mnist`, `cifar10`, a toy of `TOYS`, a folder of pictures, or an .npz
     *,
-    resize:int=None, # crop pictures of a folder to squares of this size
+    resize:int=None, # crop pictures to their middle square and scale it to this many pixels a side
     flip:bool=False, # mirror pictures at random in training
-    n:int=10_000, # points of a toy
+    n:int=None, # points of a toy; None is 10,000
     seed:int=0, # of a toy
 ) -> Data:
     "A data set by name or path."
-    if source in TOYS: return Data(TOYS[source](n, Rng(seed)), None, source)
+    if n is not None and (n < 1 or source not in TOYS): raise ValueError(f"n: {n} given for '{source}'; give 1 or more, and only for a toy ({', '.join(TOYS)})")
+    if resize is not None and (resize < 1 or source in TOYS): raise ValueError(f"resize: {resize} given for '{source}'; give 1 or more pixels, and only for pictures")
     path = Path(source)
-    if source == "digits": data = digits()
+    if source in TOYS: data = Data(TOYS[source](n or 10_000, Rng(seed)), None, source)
+    elif source == "digits": data = digits()
     elif source in ("mnist", "cifar10"): data = torchvision_set(source)
     elif path.suffix == ".npz" and path.is_file(): data = npz(path)
     elif path.is_dir(): data = folder(path, resize)
     else: raise FileNotFoundError(f"dataset: '{source}' is not one of digits, mnist, cifar10, {', '.join(TOYS)}, nor a folder of pictures or an .npz file")
-    data.flip = flip
-    return data
+    if resize and data.shape[1:] != (resize, resize): data = resized(data, resize)
+    return Data(data.x, data.y, data.name, flip)
 
 # %% ../nbs/01_data.ipynb #72e4abe2
 class DataPrior:
-    "A data set as the prior $\\pi_0$ of a flow."
+    "A data set as the prior $\\pi_0$ of a flow: rows drawn with replacement."
     def __init__(self,
-        data:Data, # its rows are drawn with replacement
+        data:Data, # what is drawn from
     ): self.data = data
 
-    def sample(self, n, shape, rng):
+    def sample(self,
+        n:int, # how many
+        shape:tuple, # of one sample, which must be the data's
+        rng:Rng, # where the randomness comes from
+    ) -> Tensor: # (n, *shape)
         if tuple(shape) != self.data.shape: raise ValueError(f"shape: {tuple(shape)} asked of {self.data.name}, whose samples have shape {self.data.shape}")
-        return self.data.batch(rng.integers(len(self.data), n).reshape(n), rng)["x1"]
+        return self.data.batch(rng.integers(len(self.data), n), rng)["x1"]
 
-    def log_prob(self, x): raise TypeError(f"log_prob: the density of {self.data.name} is unknown, since it is given by samples; use a Gaussian prior for likelihoods")
+    def log_prob(self, x):
+        raise TypeError(f"log_prob: the density of {self.data.name} is unknown, since it is given by samples; use a Gaussian prior for likelihoods")
 
 # %% ../nbs/01_data.ipynb #daa45313
 def grid(
-    x:Tensor, # (n, C, H, W) in [-1, 1]
+    x:Tensor, # (n, C, H, W) in [-1, 1], C either 1 or 3
     rows:int=None, # None makes the grid about square
-) -> np.ndarray: # uint8 (H', W', C)
-    "Pictures side by side, a pixel apart, filled row by row."
+    pad:int=1, # pixels between pictures
+) -> np.ndarray: # uint8 (H', W') or (H', W', 3)
+    "Pictures side by side, filled row by row; grey lies between them and where none is left."
+    if x.ndim != 4 or x.shape[1] not in (1, 3): raise ValueError(f"x: shape {tuple(x.shape)} given; a grid is made of pictures, (n, 1 or 3, H, W)")
     n, C, H, W = x.shape
     rows = rows or max(1, round(n**.5))
-    cols = math.ceil(n/rows)
-    sheet = torch.full((rows*cols, C, H + 1, W + 1), 128, dtype=torch.uint8)
+    cols, h, w = math.ceil(n/rows), H + pad, W + pad
+    sheet = torch.full((rows*cols, C, h, w), 128, dtype=torch.uint8)
     sheet[:n, :, :H, :W] = to_uint8(x.detach().float().cpu())
-    sheet = sheet.reshape(rows, cols, C, H + 1, W + 1).permute(0, 3, 1, 4, 2).reshape(rows*(H + 1), cols*(W + 1), C)
-    return sheet[:-1, :-1].numpy()
+    sheet = sheet.reshape(rows, cols, C, h, w).permute(0, 3, 1, 4, 2).reshape(rows*h, cols*w, C)
+    return sheet[:rows*h - pad, :cols*w - pad].squeeze(-1).numpy()
 
 # %% ../nbs/01_data.ipynb #0d28006f
 def show(x:Tensor, ax=None, rows:int=None):
     "Draw pictures as a grid with matplotlib."
     import matplotlib.pyplot as plt
     ax = ax or plt.gca()
-    ax.imshow(grid(x, rows).squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    ax.imshow(grid(x, rows), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     ax.axis("off")
 
 def save_grid(x:Tensor, path, rows:int=None):
     "Write pictures as a grid into a PNG, whole or not at all, enlarged when they are small."
     from PIL import Image
-    sheet, scale = grid(x, rows).squeeze(), max(1, 32//x.shape[-1])
+    sheet, scale = grid(x, rows), max(1, 32//x.shape[-1])
     part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
     Image.fromarray(sheet.repeat(scale, 0).repeat(scale, 1)).save(part, format="png")
     os.replace(part, path)

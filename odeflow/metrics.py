@@ -8,8 +8,6 @@ Docs: https://odeflow.github.io/odeflow/metrics.html.md"""
 __all__ = ['features', 'both', 'frechet_distance', 'sliced_wasserstein', 'nearest', 'memorised', 'bootstrap']
 
 # %% ../nbs/40_metrics.ipynb #64fde97b
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,7 +18,9 @@ def features(
     name:str, # for the message
 ) -> Tensor: # (n, d) float64
     "Rows of numbers, at least two, all finite."
-    x = torch.as_tensor(x).detach().cpu().double().flatten(1)
+    x = torch.as_tensor(x).detach().cpu().double()
+    if x.ndim < 2: raise ValueError(f"{name}: an array of shape {tuple(x.shape)}; give a row a sample, (n, d) or (n, ...)")
+    x = x.flatten(1)
     if len(x) < 2: raise ValueError(f"{name}: {len(x)} samples; a distance between distributions needs 2 or more")
     if not x.isfinite().all(): raise ValueError(f"{name}: {int((~x.isfinite()).any(1).sum())} of {len(x)} samples are not finite; drop or repair them")
     return x
@@ -55,6 +55,8 @@ def sliced_wasserstein(
 ) -> float:
     "$\\big(\\mathbb E_\\theta W_p^p(\\langle\\theta,a\\rangle,\\langle\\theta,b\\rangle)\\big)^{1/p}$, exact for each direction."
     a, b = both(a, b)
+    if projections < 1: raise ValueError(f"projections: {projections}; give 1 or more")
+    if p < 1: raise ValueError(f"p: {p}; give 1 or more, below which this is no distance")
     theta = torch.randn(a.shape[1], projections, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     theta /= theta.norm(dim=0)
     (n, m), (qa, qb) = (len(a), len(b)), ((z @ theta).sort(0)[0] for z in (a, b))
@@ -84,7 +86,10 @@ def memorised(
     train, # (m, ...) its training set
 ) -> float: # about 0.01 for fresh draws of the same distribution, 1 for copies
     "The share of samples nearer to a training sample than all but 1% of the training samples are to each other."
-    return float((nearest(samples, train) < nearest(train, train, itself=True).quantile(.01)).double().mean())
+    apart = nearest(train, train, itself=True)
+    apart = apart[apart > 1e-6*apart.max()]                 # repeats are not neighbours
+    if not len(apart): raise ValueError("train: every sample occurs twice or more; give a set in which samples differ")
+    return float((nearest(samples, train) < apart.quantile(.01)).double().mean())
 
 # %% ../nbs/40_metrics.ipynb #e3494cf1
 def bootstrap(
@@ -96,6 +101,7 @@ def bootstrap(
     seed:int=0, # of the redraws
 ) -> tuple: # the metric of a and b, and its standard error
     "A metric with its standard error from resampling both sets."
+    if times < 2: raise ValueError(f"times: {times}; a spread needs 2 or more")
     g = torch.Generator().manual_seed(seed)
     a, b = (torch.as_tensor(z) for z in (a, b))
     redraw = lambda z: z[torch.randint(len(z), (len(z),), generator=g)]

@@ -16,20 +16,28 @@ from torch import Tensor
 from .flow import Flow, Gaussian, Rng, expand
 
 # %% ../nbs/30_rectified.ipynb #4534acdf
-def uniform(n, rng): return rng.uniform(n)
+def uniform(n, rng):
+    "All times alike."
+    return rng.uniform(n)
 
-def logit_normal(n, rng): return rng.normal(n).sigmoid()
+def logit_normal(n, rng):
+    "The sigmoid of a standard normal: the middle more often."
+    return rng.normal(n).sigmoid()
 
 def u_shaped(n, rng, a=4.):
+    "$p(t)\\propto e^{at}+e^{a(1-t)}$: both ends more often."
     t = torch.log1p(rng.uniform(n)*math.expm1(a))/a
     return torch.where(rng.uniform(n) < .5, t, 1 - t)
 
 TIMES = {"uniform": uniform, "logit-normal": logit_normal, "u-shaped": u_shaped}  # densities of t in training
 
 # %% ../nbs/30_rectified.ipynb #d48f0aa9
-def l2(r): return r.flatten(1).square().mean(1)
+def l2(r):
+    "$\\lVert r\\rVert^2/d$."
+    return r.flatten(1).square().mean(1)
 
 def pseudo_huber(r):
+    "$(\\sqrt{\\lVert r\\rVert^2+c^2}-c)/d$, with $c=0.00054\\,d$."
     d = r[0].numel()
     c = 0.00054*d
     return ((r.flatten(1).square().sum(1) + c*c).sqrt() - c)/d

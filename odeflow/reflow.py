@@ -12,6 +12,7 @@ from collections import namedtuple
 import copy, hashlib, json, sys
 from pathlib import Path
 
+from fastcore.basics import patch
 import numpy as np
 import torch
 from torch import Tensor
@@ -55,18 +56,25 @@ class Coupling:
 
     def __len__(self): return self.facts["n"]
 
-    def to(self, device):
-        "The pairs for a device: moved there when they take at most half of its free memory, else fetched batch by batch."
-        new, new.device = (c := copy.copy(self)), torch.device(device)
-        if new.device.type == "cuda" and 4*self.x0.nbytes < torch.cuda.mem_get_info(new.device)[0]:
-            new.x0, new.x1 = self.x0.to(device), self.x1.to(device)
-        return new
+# %% ../nbs/31_reflow.ipynb #761d7b34
+@patch
+def to(self:Coupling, device):
+    "The pairs for a device: moved there when they take at most half of its free memory, else fetched batch by batch."
+    new, new.device = (c := copy.copy(self)), torch.device(device)
+    if new.device.type == "cuda" and 4*self.x0.nbytes < torch.cuda.mem_get_info(new.device)[0]:
+        new.x0, new.x1 = self.x0.to(device), self.x1.to(device)
+    return new
 
-    def batch(self, index, rng=None):
-        i = index.to(self.x0.device)
-        return {"x0": self.x0[i].to(self.device), "x1": self.x1[i].to(self.device)}
+@patch
+def batch(self:Coupling, index, rng=None):
+    "The pairs at these indices."
+    i = index.to(self.x0.device)
+    return {"x0": self.x0[i].to(self.device), "x1": self.x1[i].to(self.device)}
 
-    def digest(self): return hashlib.sha256(json.dumps(self.facts["story"], sort_keys=True).encode()).hexdigest()[:16]
+@patch
+def digest(self:Coupling):
+    "A digest of whose pairs these are and how they were drawn."
+    return hashlib.sha256(json.dumps(self.facts["story"], sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/31_reflow.ipynb #5b2ef7d9
 def _facts(folder):
@@ -91,29 +99,36 @@ def draw_coupling(
     *,
     solver:str="rk45", # how to simulate
     nfe:int=None, # evaluations a pair
-    rtol:float=1e-4, # relative tolerance of an adaptive solver
-    atol:float=1e-4, # absolute tolerance of an adaptive solver
+    rtol:float=1e-4, atol:float=1e-4, # tolerances of an adaptive solver
     batch:int=500, # pairs a piece
-    seed:int=0, # of the pairs' noise
+    seed:int=0, # of the noise
     device=None, # where to compute
     progress:bool=True, # show a bar
 ) -> Coupling:
     "Draws of the rectified coupling $(Z_0, Z_1)$ (Algorithm 3): n starts from the prior, each carried to its end."
     if n < 1: raise ValueError(f"n: {n} pairs asked for; give 1 or more")
-    story = dict(flow=flow.describe(), net=net_digest(net), solver=solver, nfe=nfe, rtol=rtol, atol=atol, seed=seed)
-    facts = _begin(claim_folder(folder, True), dict(n=n, shape=list(shape), story=story))
+    how = dict(solver=solver, nfe=nfe, rtol=rtol, atol=atol)
+    facts = _begin(claim_folder(folder, True), dict(n=n, shape=list(shape), story=dict(flow=flow.describe(), net=net_digest(net), seed=seed, **how)))
     x0, x1 = (_mapped(folder, k, facts) for k in ("x0", "x1"))
-    bar = tqdm(total=n, initial=facts["done"], disable=not progress, desc=Path(folder).name, unit="pair", mininterval=1 if sys.stderr.isatty() else 15)
-    for i in range(facts["done"], n, batch):
-        j = min(i + batch, n)
-        out = sample(flow, net, j - i, shape, solver=solver, nfe=nfe, rtol=rtol, atol=atol, seeds=_pair_seeds(seed, i, j), device=device)
+    for i, j in _pieces(facts["done"], n, batch, Path(folder).name, progress):
+        out = sample(flow, net, j - i, shape, seeds=_pair_seeds(seed, i, j), device=device, **how)
         x0[i:j], x1[i:j] = flow.latent(out.x0).cpu().numpy(), out.x.cpu().numpy()
-        x0.flush(), x1.flush()
-        facts |= {"done": j, "evaluations": facts["evaluations"] + int(out.nfe.sum())}
-        write_atomic(Path(folder)/"coupling.json", json.dumps(facts).encode())
-        bar.update(j - i)
-    bar.close()
+        _count(folder, facts, (x0, x1), j, int(out.nfe.sum()))
     return Coupling(folder)
+
+# %% ../nbs/31_reflow.ipynb #f6d24a49
+def _pieces(done, n, batch, name, progress):
+    "The pieces still to draw, with a progress bar."
+    with tqdm(total=n, initial=done, disable=not progress, desc=name, unit="pair", mininterval=1 if sys.stderr.isatty() else 15) as bar:
+        for i in range(done, n, batch):
+            yield i, min(i + batch, n)
+            bar.update(min(i + batch, n) - i)
+
+def _count(folder, facts, arrays, done, evaluations):
+    "Count pairs as done, once they are on disk."
+    for a in arrays: a.flush()
+    facts |= {"done": done, "evaluations": facts["evaluations"] + evaluations}
+    write_atomic(Path(folder)/"coupling.json", json.dumps(facts).encode())
 
 # %% ../nbs/31_reflow.ipynb #16734992
 def _pair_seeds(seed, i, j): return range((seed + 1)*10**12 + i, (seed + 1)*10**12 + j)
@@ -140,25 +155,23 @@ def reflow(
     net, # its network
     shape:tuple, # of one sample
     out, # the folder for couplings and runs
-    *,
-    rounds:int=1, # how often
+    *, rounds:int=1, # how often
     pairs:int=8000, # pairs a round
     recipe=None, # how to train each round
     start=None, # the network to start the first round from; None is a copy of `net`
     draw:dict=None, # options of `draw_coupling`
     resume:bool=True, # continue what `out` holds
-    device:str=None, # where to compute
-    progress:bool=True, # show bars
+    **where, # device, progress
 ) -> list: # of `Round`
     "Algorithm 4: draw the flow's coupling, train a rectified flow on it, and again with the new flow."
     if rounds < 1: raise ValueError(f"rounds: {rounds} is not 1 or more")
-    done, new = [], copy.deepcopy(start or net)
+    done = []
     for k in range(1, rounds + 1):
-        coupling = draw_coupling(flow, net, pairs, shape, Path(out)/f"coupling-{k}", device=device, progress=progress, **draw or {})
+        coupling = draw_coupling(flow, net, pairs, shape, Path(out)/f"coupling-{k}", **where, **draw or {})
         flow = RectifiedFlow(prior=flow.latent_prior)
-        trained = train(flow, new, coupling, Path(out)/f"reflow-{k}", recipe, resume=resume, device=device, progress=progress)
-        net, new = trained.net, copy.deepcopy(trained.net).requires_grad_(True)
-        done.append(Round(flow, net, trained, coupling))
+        trained = train(flow, copy.deepcopy(start or net), coupling, Path(out)/f"reflow-{k}", recipe, resume=resume, **where)
+        done.append(Round(flow, net := trained.net, trained, coupling))
+        start = None
     return done
 
 # %% ../nbs/31_reflow.ipynb #b3ebafc7
@@ -177,5 +190,5 @@ def distill(
 ) -> Round: # sample it by `solver="euler", nfe=steps`
     "A student of k Euler steps: $\\min_v\\mathbb E\\lVert (X_1-X_0)-v(X_t,t)\\rVert^2$ at $t=0,\\tfrac1k,\\dots$ (k = 1 is one-step distillation)."
     student = RectifiedFlow(prior=flow.latent_prior, steps=steps, error=error)
-    trained = train(student, copy.deepcopy(net).requires_grad_(True), coupling, out, recipe, resume=resume, device=device, progress=progress)
+    trained = train(student, copy.deepcopy(net), coupling, out, recipe, resume=resume, device=device, progress=progress)
     return Round(student, trained.net, trained, coupling)
