@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# The kernel of .venv comes before any `python3` kernel that the user has elsewhere.
+export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 # Threads of other processes must not spin while they wait: on a busy machine that costs more than it saves.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -16,7 +18,11 @@ help:
 	@echo "make docs             build the site with Quarto, or check its pages where Quarto is missing"
 	@echo "make clean            remove what these commands made, except runs/"
 
-# The stamp is written last, so that an interrupted installation is done again.
+# The stamp is written last and holds the folder's path: an interrupted installation is done again, and so is one
+# that was moved or copied here.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
 $(STAMP): pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || { echo "PYTHON: '$(PYTHON)' is not a command; give Python 3.10 or later, as in make PYTHON=python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "PYTHON: '$(PYTHON)' is older than Python 3.10; give a later one, as in make PYTHON=python3.12" >&2; exit 1; }
@@ -24,8 +30,8 @@ $(STAMP): pyproject.toml
 	@echo "Installing into .venv (about 6 GB, a few minutes)"
 	@"$(PYTHON)" -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]"
-	@touch $@
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]" || $(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@printf '%s' "$(CURDIR)" > $@
 
 demo: $(STAMP)
 	@mkdir -p runs
@@ -33,8 +39,8 @@ demo: $(STAMP)
 	@$(BIN)/python -c 'from odeflow.report import *; print(table(read_results("runs/train_rf")).markdown())'
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests --ignore=tests/bench
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n-workers 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/bench
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest -q -s tests/bench

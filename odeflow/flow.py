@@ -325,7 +325,8 @@ class Path:
         times:Tensor, # (m+1,) clock readings, in the direction of travel
         x0:Tensor, # (n, *shape) states at the first
     ):
-        self.times, self.x = times.to(x0.device), x0.expand(len(times), *x0.shape).clone()
+        self.times, self.x = times.to(x0.device), x0.new_full((len(times), *x0.shape), torch.nan)
+        self.x[0] = x0
         self.sign = 1 if times[-1] > times[0] else -1
 
     def add(self, index, t0, x0, t1, x1, v0=None, v1=None):

@@ -273,10 +273,10 @@ def tensors(self:Trainer):
 @patch
 def save(self:Trainer):
     "Write a checkpoint and drop all but the two newest."
-    self.saved = time.monotonic()
+    self.saved, self.spent = time.monotonic(), self.seconds
     if not (self.acc.is_main_process and all(p.isfinite().all() for p in self.raw.parameters())): return
     save_state(self.out/"state"/f"step-{self.step:09d}.safetensors", self.tensors(),
-               step=self.step, seconds=self.seconds, loss=self.loss, config=self.config)
+               step=self.step, seconds=self.spent, loss=self.loss, config=self.config)
     for old in sorted((self.out/"state").glob("step-*.safetensors"))[:-2]: old.unlink()
 
 # %% ../nbs/04_train.ipynb #f1dccdf2
@@ -306,7 +306,8 @@ def restore(self:Trainer):
     self.average.load_state_dict(part("ema"))
     n = len(list(self.raw.parameters()))
     self.opt.load_state_dict(self.opt.state_dict() | {"state": {i: part(f"opt/{i}") for i in range(n) if part(f"opt/{i}")}})
-    self.step, self.loss, self.begun = meta["step"], meta["loss"], self.begun - meta["seconds"]
+    self.step, self.loss, self.spent = meta["step"], meta["loss"], meta["seconds"]
+    self.begun -= self.spent
     self.trim_log()
 
 @patch
@@ -342,7 +343,6 @@ def run(self:Trainer, progress=True):
             bar.update(min(100, 100*self.fraction) - bar.n)
             self.keep(force=done or bool(stop))
             if stop: raise KeyboardInterrupt if stop[0] == signal.SIGINT else SystemExit(128 + stop[0])
-    self.spent = self.seconds
     bar.close()
 
 @patch
