@@ -4,8 +4,6 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # The kernel of .venv comes before any `python3` kernel that the user has elsewhere.
 export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
-# Threads of other processes must not spin while they wait: on a busy machine that costs more than it saves.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help demo test bench lab run readme docs clean
 help:

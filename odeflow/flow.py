@@ -135,6 +135,13 @@ def latent_prior(self:Flow):
 
 # %% ../nbs/00_flow.ipynb #b0879375
 @patch
+def marginal(self:Flow,
+    t:Tensor, # (B,)
+) -> tuple: # alpha_t and sigma_t, each (B,)
+    "Scale and noise of $x_t=\\alpha_tx_{\\text{data}}+\\sigma_t\\epsilon$; TypeError where a system is not of that form."
+    raise TypeError(f"{type(self).__name__} has no Gaussian marginals, which this solver needs; choose an ODE solver such as 'rk45'")
+
+@patch
 def score(self:Flow,
     v:Tensor, # (B, *shape) velocity at x
     x:Tensor, # (B, *shape)

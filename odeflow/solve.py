@@ -7,7 +7,7 @@ Docs: https://odeflow.github.io/odeflow/solve.html.md"""
 # %% auto #0
 __all__ = ['Tableau', 'HEUN', 'MIDPOINT', 'RK4', 'DOPRI5', 'LogLikelihood', 'rk_step', 'afford', 'fixed', 'rms', 'first_step',
            'attempt', 'next_step', 'rk45', 'keep_steps', 'check_steps', 'lost', 'dopri5', 'encode', 'DensityField',
-           'log_likelihood']
+           'log_likelihood', 'bits_per_dim']
 
 # %% ../nbs/02_solve.ipynb #87e79770
 from collections import namedtuple
@@ -262,3 +262,21 @@ def log_likelihood(
     logp = flow.prior.log_prob(z := s[:, :d].reshape(x.shape))[:, None] - s[:, d:]
     error = logp.std(1)/m**.5 if m > 1 else logp.new_full((n,), 0. if signs is None else math.nan)
     return LogLikelihood(logp.mean(1), error, z, field.nfe)
+
+# %% ../nbs/02_solve.ipynb #959acf22
+def bits_per_dim(
+    flow:Flow, # a system whose prior has a density
+    net, # its network
+    pictures:Tensor, # (n, C, H, W) bytes
+    *,
+    batch:int=500, # pictures at a time
+    seed:int=0, # of the dequantisation
+    **options, # of `log_likelihood`
+) -> tuple: # bits per dimension, and the standard error of that mean
+    "$-\\log_2p(x)/d+\\log_2(255/2)$ after uniform dequantisation (Theis, van den Oord and Bethge 2016, eq. 3)."
+    if pictures.dtype != torch.uint8: raise TypeError(f"pictures: {pictures.dtype} is not uint8; give bytes, before they are scaled to [-1, 1]")
+    n, shape = len(pictures), tuple(pictures.shape[1:])
+    x = (pictures.cpu() + Rng(seeds=range(seed*10**9, seed*10**9 + n)).uniform(n, shape) - .5)/127.5 - 1
+    logp = torch.cat([log_likelihood(flow, net, part.to(pictures.device), seeds=range(i*batch, i*batch + len(part)), **options).logp for i, part in enumerate(x.split(batch))])
+    bits = -logp.double().cpu()/(math.prod(shape)*math.log(2)) + math.log2(127.5)
+    return float(bits.mean()), float(bits.std()/n**.5)

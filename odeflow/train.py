@@ -388,11 +388,21 @@ def _preset(net, budgets, pairs, tol, **recipe):
 
 PRESETS = {
     "points": _preset(dict(width=128), ("1500 steps",)*3, 20_000, 1e-3, batch=512),
-    "digits": _preset(dict(channels=24, mults=(1, 2), blocks=1, attention=(), max_freq=4.), ("96000 images", "80000 images", "40000 images"), 6000, 1e-2, batch=64),
+    "digits": _preset(dict(channels=24, mults=(1, 2), blocks=1, attention=(), max_freq=4.), ("80000 images", "64000 images", "28000 images"), 7000, 1e-2, batch=64),
     "small": _preset(dict(channels=64, mults=(1, 2, 2), blocks=2, attention=(8,)), ("20 minutes", "20 minutes", "10 minutes"), 20_000, 1e-3, batch=128, lr=1e-3),
     "cifar10": _preset(dict(channels=96, mults=(1, 2, 2), blocks=3, attention=(16,), dropout=.1), ("20 minutes", "20 minutes", "10 minutes"), 100_000, 1e-4,
                        batch=256, lr=5e-4, warmup=1000, ema=.9999, precision="bf16"),
 }
+
+# %% ../nbs/04_train.ipynb #b35273a7
+@patch
+def recipes(self:Preset,
+    asked, # has batch, lr, seed, precision, budget, reflow_budget, distill_budget, each None or a value
+) -> list: # of a first flow, of a reflow, of a distillation
+    "The preset's three recipes, with what was asked for in place of what they say."
+    given = {k: v for k in ("batch", "lr", "seed", "precision") if (v := getattr(asked, k)) is not None}
+    plans = ((self.recipe, asked.budget), (self.reflow, asked.reflow_budget), (self.distill, asked.distill_budget))
+    return [dataclasses.replace(r, **given, **({"budget": b} if b else {})) for r, b in plans]
 
 # %% ../nbs/04_train.ipynb #50b8b854
 def preset(
