@@ -37,8 +37,10 @@ class Rng:
     def normal(self, n, shape=()): return self._draw(torch.randn, n, shape)
     def uniform(self, n, shape=()): return self._draw(torch.rand, n, shape)
     def integers(self, high, n, shape=()): return self._draw(partial(torch.randint, high), n, shape)
+    def gamma(self, a, n, shape=()): return self._draw(partial(_gamma, a), n, shape)
 
 def _generator(seed, device="cpu"): return torch.Generator(device).manual_seed(int(seed))
+def _gamma(a, shape, generator, device): return torch._standard_gamma(torch.full(shape, a, dtype=torch.float64, device=device), generator=generator)
 
 # %% ../nbs/00_flow.ipynb #8fdb35d1
 @patch

@@ -8,10 +8,10 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(budget="6 steps", reflow_budget="4 steps", distill_budget="4 steps", batch=8, pairs=16, samples=20, tol=.1)
 
-def papermill(cwd, *args, out="out.ipynb", **params):
-    "Run train_rf with papermill in a folder; returns the finished process."
+def papermill(cwd, *args, out="out.ipynb", notebook="train_rf", **params):
+    "Run an experiment with papermill in a folder; returns the finished process."
     target = [out] if out else []
-    args = [str(Path(sys.executable).parent/"papermill"), str(ROOT/"nbs/train_rf.ipynb"), *target, "--no-progress-bar", *args]
+    args = [str(Path(sys.executable).parent/"papermill"), str(ROOT/f"nbs/{notebook}.ipynb"), *target, "--no-progress-bar", *args]
     for k, v in params.items(): args += ["-p", k, str(v)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(args, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -34,6 +34,15 @@ def test_rounds_on_digits_and_resume(tmp_path):
     assert rows(folder) == first and (folder/"reflow-1/model.safetensors").read_bytes() == weights
     run = papermill(tmp_path, rounds=2, **TINY | {"batch": 9})
     assert run.returncode and "recipe.batch was 8, now 9" in run.stderr
+
+@pytest.mark.parametrize("sde, system", [("vp", "VP"), ("subvp", "sub-VP"), ("ve", "VE")])
+def test_diffusion(tmp_path, sde, system):
+    run = papermill(tmp_path, notebook="train_sde", sde=sde, steps=5, dataset="digits" if sde == "vp" else "moons", **TINY)
+    assert run.returncode == 0, run.stderr
+    found = [(r["system"], r["distilled"], r["solver"], r["nfe"]) for r in json.loads((tmp_path/"runs/train_sde/result.json").read_text())["rows"]]
+    assert [f for f in found if f[2] != "rk45"] == [
+        (system, False, "euler-maruyama", 100), (system, False, "euler-maruyama", 5), (system, False, "euler", 1), (system, True, "euler", 1),
+        (f"2-RF from {system}", False, "euler", 1), (f"2-RF from {system}", True, "euler", 1)]
 
 def test_without_an_output_path(tmp_path):
     run = papermill(tmp_path, out=None, rounds=1, dataset="moons", distill=False, **TINY)
@@ -69,6 +78,8 @@ def test_a_folder_of_ones_own(tmp_path):
     ({"dataset": "objects.npz"}, "never unpickled"),
     ({"device": "cuda"}, "device: 'cuda' is not available here"),
     ({"out": "floats.npz/x"}, "out: 'floats.npz/x' cannot be written"),
+    ({"notebook": "train_sde", "sde": "vpp"}, "sde: 'vpp' is not accepted; give 'vp', 'subvp' or 've'"),
+    ({"notebook": "train_sde", "steps": 0}, "steps: 0 is not accepted; give 1 or more"),
 ], ids=lambda p: "-".join(map(str, p.items())) if isinstance(p, dict) else "")
 def test_bad_input_gets_one_sentence(tmp_path, params, says):
     import torch
