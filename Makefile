@@ -16,12 +16,13 @@ help:
 	@echo "make docs             build the site with Quarto, or check its pages where Quarto is missing"
 	@echo "make clean            remove what these commands made, except runs/"
 
-# The stamp is written last and holds the folder's path: an interrupted installation is done again, and so is one
-# that was moved or copied here.
-ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+# The stamp is written last and holds the folder's path and the requirements' checksum: an interrupted installation is
+# done again, so is one that was moved or copied here, and so is one for other requirements.
+WANT := $(CURDIR) $(shell cksum < pyproject.toml)
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(WANT))
 .PHONY: $(STAMP)
 endif
-$(STAMP): pyproject.toml
+$(STAMP):
 	@command -v "$(PYTHON)" >/dev/null || { echo "PYTHON: '$(PYTHON)' is not a command; give Python 3.10 or later, as in make PYTHON=python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "PYTHON: '$(PYTHON)' is older than Python 3.10; give a later one, as in make PYTHON=python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "PYTHON: '$(PYTHON)' lacks the venv module; install it (on Debian and Ubuntu, apt install python3-venv)" >&2; exit 1; }
@@ -29,7 +30,7 @@ $(STAMP): pyproject.toml
 	@"$(PYTHON)" -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5,<1"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]" || $(BIN)/python -m pip install --quiet --editable ".[dev]"
-	@printf '%s' "$(CURDIR)" > $@
+	@printf '%s' "$(WANT)" > $@
 
 demo: $(STAMP)
 	@mkdir -p runs

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from nbdev.config import get_config
-from website import ROOT, readme
+from website import ROOT, readme, with_numbers
 
 try: import tomllib
 except ImportError: import tomli as tomllib
@@ -56,7 +56,7 @@ def test_clean_drift(copy):
 
 def test_readme():
     text = (ROOT/"README.md").read_text(encoding="utf-8")
-    assert text == readme(), "run `make readme`"
+    assert text == readme() == with_numbers(text), "run `make readme`"
     assert [l for l in re.findall(r"\]\((?![a-z]+:|#)([^)#\s]+)", text) if not (ROOT/l).exists()] == [], "dead links"
 
 def test_quarto_settings():

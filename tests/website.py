@@ -1,6 +1,6 @@
 """The documentation without Quarto: what README.md must hold, and a check of every page of the site.
 
-    python tests/website.py readme   writes README.md
+    python tests/website.py readme   puts the demo's record into nbs/index.ipynb, and writes README.md
     python tests/website.py check    checks the site
 """
 import json, os, posixpath, re, subprocess, sys
@@ -11,6 +11,19 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+
+def with_numbers(text) -> str:
+    "Text whose part between the two marks of the demo's numbers is the table of nbs/records/train_rf."
+    from odeflow.report import read_results, table
+    rows = table(read_results(ROOT/"nbs/records/train_rf"), ("system", "distilled", "solver", "nfe", "frechet", "images", "minutes")).markdown()
+    return re.sub(r"(?<=<!-- demo numbers: begin -->\n).*?(?=<!-- demo numbers: end -->)", lambda m: f"\n{rows}\n\n", text, flags=re.S)
+
+def fill_index():
+    "Bring nbs/index.ipynb up to the demo's record."
+    path = ROOT/"nbs/index.ipynb"
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    for c in nb["cells"]: c["source"] = with_numbers("".join(c["source"])).splitlines(True)
+    path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 def readme() -> str:
     "The text of README.md: nbs/index.ipynb as markdown, its links relative to the project's root. Pictures are files, not outputs."
@@ -107,7 +120,9 @@ def check_site() -> list:
     return bad + [f"_quarto.yml: the sidebar lacks {f.name}" for f in sorted(cache.glob("*.ipynb")) if f.name not in named]
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["readme"]: (ROOT/"README.md").write_text(readme(), encoding="utf-8")
+    if sys.argv[1:] == ["readme"]:
+        fill_index()
+        (ROOT/"README.md").write_text(readme(), encoding="utf-8")
     elif sys.argv[1:] == ["check"]:
         bad = check_site()
         sys.exit("\n".join(bad) if bad else print("The site's pages, links, formulas and table of contents are in order."))
