@@ -151,6 +151,21 @@ def test_unfit_python(tmp_path, python, said):
     assert run.returncode and said in run.stderr and not (tmp_path/".venv").exists()
     assert len([l for l in run.stderr.splitlines() if "Error" not in l]) == 1, run.stderr
 
+def test_installed_once(tmp_path):
+    "An installation is not repeated for a newer date of pyproject.toml, which nbdev_export rewrites, but for other requirements or another place."
+    for f in ("Makefile", "pyproject.toml"): shutil.copy(ROOT/f, tmp_path/f)
+    plan = lambda cwd: call("make", "-n", "readme", cwd=cwd).stdout
+    assert "-m venv" in plan(tmp_path)
+    (tmp_path/".venv").mkdir()
+    checksum = " ".join(call("sh", "-c", "cksum < pyproject.toml", cwd=tmp_path).stdout.split())
+    (tmp_path/".venv/.installed").write_text(f"{tmp_path} {checksum}")
+    os.utime(tmp_path/"pyproject.toml", (2e9, 2e9))
+    assert "-m venv" not in plan(tmp_path)
+    shutil.copytree(tmp_path, tmp_path/"elsewhere")
+    assert "-m venv" in plan(tmp_path/"elsewhere")
+    with open(tmp_path/"pyproject.toml", "a") as f: f.write("# other requirements\n")
+    assert "-m venv" in plan(tmp_path)
+
 def test_make_help():
     text = call("make", "help", cwd=ROOT).stdout
     assert [t for t in ("demo", "test", "bench", "lab", "run", "readme", "docs", "clean") if f"make {t} " not in text] == []
