@@ -40,7 +40,7 @@ class Rng:
     def gamma(self, a, n, shape=()): return self._draw(partial(_gamma, a), n, shape)
 
 def _generator(seed, device="cpu"): return torch.Generator(device).manual_seed(int(seed))
-def _gamma(a, shape, generator, device): return torch._standard_gamma(torch.full(shape, a, dtype=torch.float64, device=device), generator=generator)
+def _gamma(a, shape, generator, device="cpu"): return torch._standard_gamma(torch.full(shape, a, dtype=torch.float64, device=device), generator=generator)
 
 # %% ../nbs/00_flow.ipynb #8fdb35d1
 @patch
