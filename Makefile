@@ -39,7 +39,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/bench -n 2
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest -q -s tests/bench

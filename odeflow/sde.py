@@ -12,6 +12,7 @@ __all__ = ['Views', 'WEIGHTINGS', 'views', 'SDE', 'VP', 'SubVP', 'VE', 'euler_ma
 from collections import namedtuple
 import math
 
+from fastcore.basics import patch
 import torch
 from torch import Tensor
 
@@ -54,13 +55,15 @@ class SDE(Flow):
     def velocity(self, net, x, t): return views(self, x, t, noise=self.noise(net, x, t)).velocity
     def score(self, v, x, t): return views(self, x, t, velocity=v).score
 
-    def loss(self, net, x1, rng, x0=None):
-        n, shape = len(x1), tuple(x1.shape[1:])
-        e = (rng.normal(n, shape) if x0 is None else self.latent(x0)).to(x1)
-        t = (self.eps + (1 - self.eps)*rng.uniform(n)).to(x1)
-        a, s = self.marginal(t)
-        w = 1. if self.weighting == "noise" else self.diffusion(t)**2/(2*s**2)
-        return w*(self.noise(net, expand(a, x1)*x1 + expand(s, x1)*e, t) - e).flatten(1).square().mean(1)
+# %% ../nbs/10_sde.ipynb #11ac7037
+@patch
+def loss(self:SDE, net, x1, rng, x0=None):
+    n, shape = len(x1), tuple(x1.shape[1:])
+    e = (rng.normal(n, shape) if x0 is None else self.latent(x0)).to(x1)
+    t = (self.eps + (1 - self.eps)*rng.uniform(n)).to(x1)
+    a, s = self.marginal(t)
+    w = 1. if self.weighting == "noise" else self.diffusion(t)**2/(2*s**2)
+    return w*(self.noise(net, expand(a, x1)*x1 + expand(s, x1)*e, t) - e).flatten(1).square().mean(1)
 
 # %% ../nbs/10_sde.ipynb #70e4f656
 class VP(SDE):

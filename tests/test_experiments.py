@@ -44,6 +44,16 @@ def test_diffusion(tmp_path, sde, system):
         (system, False, "euler-maruyama", 100), (system, False, "euler-maruyama", 5), (system, False, "euler", 1), (system, True, "euler", 1),
         (f"2-RF from {system}", False, "euler", 1), (f"2-RF from {system}", True, "euler", 1)]
 
+@pytest.mark.parametrize("params, system", [({"dataset": "digits"}, "PFGM"), ({"field": False}, "PFGM++ D=1"), ({"D": 128, "dataset": "digits"}, "PFGM++ D=128"), ({"D": "inf"}, "PFGM++ D=inf")])
+def test_poisson_flow(tmp_path, params, system):
+    run = papermill(tmp_path, notebook="train_pfgm", **{"dataset": "moons"} | params | TINY)
+    assert run.returncode == 0, run.stderr
+    found = json.loads((tmp_path/"runs/train_pfgm/result.json").read_text())["rows"]
+    last = 0 if system == "PFGM" else 1                                # the evaluation of a last denoising
+    assert [(r["system"], r["distilled"], r["nfe"]) for r in found if r["solver"] == "euler" and r["nfe"] <= 2] == [
+        (system, False, 1 + last), (system, True, 1), (f"2-RF from {system}", False, 1), (f"2-RF from {system}", True, 1)]
+    assert all(r["nfe"] == 34 + last for r in found if r["solver"] == "heun" and 30 < r["nfe"] < 40)
+
 def test_without_an_output_path(tmp_path):
     run = papermill(tmp_path, out=None, rounds=1, dataset="moons", distill=False, **TINY)
     assert run.returncode == 0, run.stderr
@@ -80,6 +90,7 @@ def test_a_folder_of_ones_own(tmp_path):
     ({"out": "floats.npz/x"}, "out: 'floats.npz/x' cannot be written"),
     ({"notebook": "train_sde", "sde": "vpp"}, "sde: 'vpp' is not accepted; give 'vp', 'subvp' or 've'"),
     ({"notebook": "train_sde", "steps": 0}, "steps: 0 is not accepted; give 1 or more"),
+    ({"notebook": "train_pfgm", "D": .5}, "D: 0.5 is not accepted; give 1 or more, or inf"),
 ], ids=lambda p: "-".join(map(str, p.items())) if isinstance(p, dict) else "")
 def test_bad_input_gets_one_sentence(tmp_path, params, says):
     import torch
