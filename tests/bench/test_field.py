@@ -1,0 +1,64 @@
+"The empirical Poisson field against the broadcast formula: time, extra memory, and all of CIFAR-10 as charges."
+import subprocess, sys, time
+
+import pytest, torch
+from odeflow.field import poisson_field
+
+def broadcast(points, data):
+    "The published code's formula, which forms all differences, twice."
+    data = torch.nn.functional.pad(data, (0, 1))
+    d = ((points[:, None] - data)**2).sum(2).sqrt()
+    w = (d.amin(1, keepdim=True)/d)**points.shape[1]
+    return (w[..., None]/w.sum(1, keepdim=True)[..., None]*(points[:, None] - data)).sum(1)
+
+def shared(points, data):
+    "The same with the differences formed once and the weights as a softmax: the most that can be made of it."
+    d = points[:, None] - torch.nn.functional.pad(data, (0, 1))
+    return torch.einsum("bl,bln->bn", (-points.shape[1]*d.norm(dim=2).log()).softmax(1), d)
+
+def case(B, L, N):
+    g = torch.Generator().manual_seed(0)
+    data = 2*torch.rand(L, N, generator=g) - 1
+    return torch.nn.functional.pad(data[torch.arange(B)%L], (0, 1)) + torch.rand(B, 1, generator=g)*torch.randn(B, N + 1, generator=g), data
+
+def extra_mb(name, B, L, N):
+    "Peak resident memory of a fresh process during one call, above what it was before, in MB."
+    code = ("import torch, threading, sys; sys.path.insert(0, 'tests/bench'); import test_field as t\n"
+            "now = lambda: int(open('/proc/self/statm').read().split()[1])*4096\n"
+            f"f, (y, x) = t.{name}, t.case({B}, {L}, {N}); f(y[:2], x[:2]); before = peak = now(); done = threading.Event()\n"
+            "def watch():\n global peak\n while not done.wait(.001): peak = max(peak, now())\n"
+            "w = threading.Thread(target=watch); w.start(); f(y, x); done.set(); w.join(); print((peak - before)/2**20, peak/2**20)")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return [float(v) for v in run.stdout.split()]
+
+def clocks(fs, rounds=5):
+    "The least wall and processor time of each function, in seconds, taken in turns."
+    best = [(9e9, 9e9)]*len(fs)
+    for _ in range(rounds):
+        for k, f in enumerate(fs):
+            t, p = time.perf_counter(), time.process_time()
+            f()
+            best[k] = tuple(map(min, best[k], (time.perf_counter() - t, time.process_time() - p)))
+    return best
+
+@pytest.mark.parametrize("B, L", [(64, 1024), (128, 1024)])
+def test_against_broadcast(benchmark, B, L):
+    y, x = case(B, L, 3072)
+    names = ("poisson_field", "broadcast", "shared")
+    times = clocks([lambda f=globals()[n]: f(y, x) for n in names])
+    memory = [extra_mb(n, B, L, 3072)[0] for n in names]
+    print(f"\n{B} points, {L} charges, N = 3072, {torch.get_num_threads()} threads")
+    for n, (wall, cpu), mb in zip(names, times, memory): print(f"{n:14s} {1e3*wall:7.1f} ms ({wall/times[0][0]:4.0f} times), {1e3*cpu:7.1f} ms of processors ({cpu/times[0][1]:4.0f} times), {mb:6.0f} MB extra")
+    benchmark.extra_info["lines"] = [(n, *t, mb) for n, t, mb in zip(names, times, memory)]
+    benchmark.pedantic(lambda: poisson_field(y, x), rounds=5)
+    assert (poisson_field(y, x) - shared(y.double(), x.double())).norm(dim=1).max() < 1e-4*shared(y, x).norm(dim=1).min()
+    assert memory[0] < memory[1]/10 and memory[0] < memory[2]/10
+
+def test_all_of_cifar10(benchmark):
+    "As many charges as CIFAR-10 has pictures, in under 2 GB altogether."
+    extra, peak = extra_mb("poisson_field", 128, 50_000, 3072)
+    y, x = case(128, 50_000, 3072)
+    benchmark.pedantic(lambda: poisson_field(y, x), rounds=2)
+    print(f"\n128 points, 50,000 charges, N = 3072: {extra:.0f} MB extra, {peak:.0f} MB in all")
+    assert peak < 2000
