@@ -26,7 +26,7 @@ def kernel_weights(
     data:Tensor, # (L, d) all data points
     D:float, # extra dimensions, up to math.inf
 ) -> Tensor: # (B, L), float64, summing to one
-    "$p(y_i\\mid x,\\sigma)$ over a finite data set: the normalised kernel of eq. 4 at $r=\\sigma\\sqrt D$ (Xu et al. 2023)."
+    "$p(y_i\\mid x,\\sigma)$ over a finite data set: the normalised kernel at $r=\\sigma\\sqrt D$ (Xu et al. 2023, section 3.2)."
     d2 = torch.cdist(x.double(), data.double()).square()
     s2 = sigma.double()[:, None]**2
     return (-d2/(2*s2) if D == math.inf else -(data.shape[1] + D)/2*(d2 + D*s2).log()).softmax(1)
@@ -54,7 +54,7 @@ def average_level(
 
 # %% ../nbs/23_pfgmpp.ipynb #p025
 class PFGMPP(Flow):
-    "PFGM++: $\\mathrm dx/\\mathrm d\\sigma=(x-\\mathbb E[y\\mid x,\\sigma])/\\sigma$ with $r=\\sigma\\sqrt D$ for clock; PFGM at D = 1, EDM at D = inf (Xu et al. 2023, eq. 4; Karras et al. 2022)."
+    "PFGM++: $\\mathrm dx/\\mathrm d\\sigma=(x-\\mathbb E[y\\mid x,\\sigma])/\\sigma$ with $r=\\sigma\\sqrt D$ for clock; PFGM at D = 1, EDM at D = inf (Xu et al. 2023, sections 3 and 4; Karras et al. 2022)."
     final_nfe = 1
     def __init__(self,
         D:float=128, # extra dimensions, from 1 to math.inf
@@ -85,6 +85,7 @@ def level(self:PFGMPP,
     outside = (x.flatten(1).norm(dim=1) - self.radius*math.sqrt(N)).clamp(min=0)
     return torch.maximum(level, ((outside**2 + self.D*sigma**2)/(N + self.D)).sqrt())
 
+# %% ../nbs/23_pfgmpp.ipynb #p029
 @patch
 def denoise(self:PFGMPP,
     net, # `net(x, c)`
@@ -101,7 +102,7 @@ def velocity(self:PFGMPP, net, x, t): return (x - self.denoise(net, x, t))/expan
 @patch
 def finish(self:PFGMPP, net, x): return self.denoise(net, x, x.new_full((len(x),), self.sigma_min))
 
-# %% ../nbs/23_pfgmpp.ipynb #p029
+# %% ../nbs/23_pfgmpp.ipynb #p031
 @patch
 def perturb(self:PFGMPP,
     x1:Tensor, # (B, *shape) data
@@ -119,7 +120,7 @@ def loss(self:PFGMPP, net, x1, rng, x0=None):
     weight = 1/precondition(self.level(x, sigma), self.sigma_data)[1]**2
     return weight*(self.denoise(net, x, sigma) - x1).flatten(1).square().mean(1)
 
-# %% ../nbs/23_pfgmpp.ipynb #p031
+# %% ../nbs/23_pfgmpp.ipynb #p033
 @patch
 def fit(self:PFGMPP, data):
     if not self.fits: return self
@@ -137,7 +138,7 @@ def times(self:PFGMPP, steps):
     ts[0], ts[-1] = self.clock
     return ts
 
-# %% ../nbs/23_pfgmpp.ipynb #p033
+# %% ../nbs/23_pfgmpp.ipynb #p035
 @patch
 def latent(self:PFGMPP, x0): return self.prior.gaussian(x0)
 
@@ -148,7 +149,7 @@ def latent_prior(self:PFGMPP): return Gaussian()
 def describe(self:PFGMPP):
     return {k: str(v) if v == math.inf else v for k, v in super(PFGMPP, self).describe().items()}      # JSON knows no infinity
 
-# %% ../nbs/23_pfgmpp.ipynb #p035
+# %% ../nbs/23_pfgmpp.ipynb #p037
 @patch
 def marginal(self:PFGMPP, t): return (torch.ones_like(t), t) if self.D == math.inf else super(PFGMPP, self).marginal(t)
 
