@@ -21,21 +21,21 @@ def log_weights(
     "$-(N+1)\\log d$ from every point to every charge, the distances by a matrix product."
     square = lambda v: torch.linalg.vector_norm(v, dim=1).square()
     d2 = torch.addmm(square(points)[:, None] + square(data), points[:, :-1], data.T, alpha=-2)
-    return d2.clamp_(min=1e-300).log_().mul_(-points.shape[1]/2)
+    return -points.shape[1]/2*d2.clamp(min=1e-300).log()
 
 # %% ../nbs/20_field.ipynb #c009
 def poisson_field(
     points:Tensor, # (B, N+1), the last number of each is z
     data:Tensor, # (L, N) charges in the plane z = 0
 ) -> Tensor: # (B, N+1), away from the charges; its z component is z
-    "$\\sum_iw_i(\\tilde y-\\tilde x_i)$ with $w_i\\propto d_i^{-(N+1)}$, exact over all data, in chunks (Xu et al. 2022, eq. 4)."
+    "$\\sum_iw_i(\\tilde y-\\tilde x_i)$ with $w_i\\propto d_i^{-(N+1)}$, exact over all data, in chunks (Xu et al. 2022, section 3.2)."
     _check(points, data)
     x = points.double()
     top, total, pull = x.new_full((len(x), 1), -math.inf), x.new_zeros(len(x), 1), torch.zeros_like(x[:, :-1])
     for part in data.split(max(1, 2**22//(len(x) + x.shape[1]))):          # 32 MB of doubles at a time
         logw = log_weights(x, part := part.double())
         new = torch.maximum(top, logw.amax(1, keepdim=True))
-        w, old = (logw - new).exp_(), (top - new).exp_()
+        w, old = (logw - new).exp(), (top - new).exp()
         total, pull, top = total*old + w.sum(1, keepdim=True), torch.addmm(pull*old, w, part), new
     return torch.cat([x[:, :-1] - pull/total, x[:, -1:]], 1).to(points)
 
