@@ -133,6 +133,7 @@ def ask(self:PFGM,
     v = net(u*expand(SPREAD*rho.asinh()/rho, x), z.log()/4)
     return v[:, :x.shape[1]], v[:, x.shape[1]:].flatten(1).mean(1)
 
+# %% ../nbs/22_pfgm.ipynb #p024
 @patch
 def loss(self:PFGM, net, x1, rng, x0=None):
     "Squared error of the N+1 numbers, their mean (Xu et al. 2022, Algorithm 1)."
@@ -146,7 +147,7 @@ def loss(self:PFGM, net, x1, rng, x0=None):
     v_x, v_z = self.ask(net, y, z)
     return (torch.cat([v_x.flatten(1), v_z[:, None]], 1) - v).square().mean(1)
 
-# %% ../nbs/22_pfgm.ipynb #p024
+# %% ../nbs/22_pfgm.ipynb #p026
 @patch
 def distance(self:PFGM,
     v_x:Tensor, # (B, *shape)
@@ -168,14 +169,14 @@ def velocity(self:PFGM, net, x, t):
     v_x, v_z = self.ask(net, x, z)
     return -expand((self.distance(v_x, v_z, x, z) + self.gamma)/math.sqrt(x[0].numel()), x)*v_x
 
-# %% ../nbs/22_pfgm.ipynb #p026
+# %% ../nbs/22_pfgm.ipynb #p028
 @patch
 def latent(self:PFGM, x0): return self.prior.gaussian(x0)
 
 @patch(as_prop=True)
 def latent_prior(self:PFGM): return Gaussian()
 
-# %% ../nbs/22_pfgm.ipynb #p034
+# %% ../nbs/22_pfgm.ipynb #p036
 EULER = Tableau((0,), ((),), (1,))
 
 def _in_z(name, tab):
