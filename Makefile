@@ -49,7 +49,7 @@ lab: $(STAMP)
 
 run: $(STAMP)
 	$(BIN)/nbdev_export
-	cd nbs && ../$(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace "$(NB).ipynb"
+	cd nbs && PYTHONWARNINGS=ignore ../$(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace "$(NB).ipynb"
 	$(BIN)/nbdev_clean --fname "nbs/$(NB).ipynb"
 
 readme: $(STAMP)
