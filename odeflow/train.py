@@ -389,7 +389,7 @@ def _preset(net, budgets, pairs, tol, **recipe):
 PRESETS = {
     "points": _preset(dict(width=128), ("1500 steps",)*3, 20_000, 1e-3, batch=512),
     "digits": _preset(dict(channels=24, mults=(1, 2), blocks=1, attention=(), max_freq=4.), ("88000 images", "72000 images", "72000 images"), 10_000, 1e-2, batch=64),
-    "small": _preset(dict(channels=64, mults=(1, 2, 2), blocks=2, attention=(8,)), ("20 minutes", "20 minutes", "10 minutes"), 20_000, 1e-3, batch=128, lr=1e-3),
+    "small": _preset(dict(channels=32, mults=(1, 2, 2), blocks=1, attention=(8,)), ("10 minutes", "10 minutes", "5 minutes"), 3000, 1e-2, batch=64, lr=1e-3, log_every=10),
     "cifar10": _preset(dict(channels=96, mults=(1, 2, 2), blocks=3, attention=(16,), dropout=.1), ("20 minutes", "20 minutes", "10 minutes"), 100_000, 1e-4,
                        batch=256, lr=5e-4, warmup=1000, ema=.9999, precision="bf16"),
 }
