@@ -8,7 +8,7 @@ Docs: https://odeflow.github.io/odeflow/pfgmpp.html.md"""
 __all__ = ['kernel_weights', 'precondition', 'average_level', 'PFGMPP']
 
 # %% ../nbs/23_pfgmpp.ipynb #p003
-import math
+import functools, math
 
 from fastcore.basics import patch
 import numpy as np
@@ -48,9 +48,13 @@ def average_level(
 ) -> Tensor: # (B,)
     "The noise level whose $c_{skip}$ is the average over the levels $\\sigma\\sqrt D/\\lVert g_z\\rVert$ that a Student t mixes."
     if D == math.inf: return sigma
-    half = gammaincinv(D/2, (np.arange(256) + .5)/256)                             # of a chi-square, at even quantiles
-    ratio = torch.from_numpy(D/(2*half)).to(sigma)*(sigma[:, None]/sigma_data)**2  # (l / s)^2
+    ratio = _spread(D).to(sigma)*(sigma[:, None]/sigma_data)**2  # (l / s)^2
     return sigma_data*((ratio/(1 + ratio)).mean(1)/(1/(1 + ratio)).mean(1)).sqrt()
+
+@functools.cache
+def _spread(D):
+    "$D/\\lVert g_z\\rVert^2$ at even quantiles of the chi-square, once for each D: every network call asks."
+    return torch.from_numpy(D/(2*gammaincinv(D/2, (np.arange(256) + .5)/256)))
 
 # %% ../nbs/23_pfgmpp.ipynb #p025
 class PFGMPP(Flow):
