@@ -5,9 +5,11 @@ STAMP := .venv/.installed
 # The kernel of .venv comes before any `python3` kernel that the user has elsewhere.
 export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
-.PHONY: help demo test bench lab run readme docs clean
+.PHONY: help demo table records test bench lab run readme docs clean
 help:
 	@echo "make demo             train a 1- and a 2-rectified flow on handwritten digits, into runs/"
+	@echo "make table            train every system on digits, two at a time (about an hour), into runs/table/; give it again to continue"
+	@echo "make records          bring that table's records into nbs/records/table, and the page nbs/results.ipynb up to them"
 	@echo "make test             run every chapter and all tests"
 	@echo "make bench            run the benchmarks of tests/bench"
 	@echo "make lab              open the book in JupyterLab"
@@ -36,6 +38,35 @@ demo: $(STAMP)
 	@mkdir -p runs
 	$(BIN)/papermill nbs/train_rf.ipynb runs/train_rf.ipynb -p rounds 2
 	@$(BIN)/python -c 'from odeflow.report import *; print(table(read_results("runs/train_rf")).markdown())'
+
+# A line of the results table: the experiment and its parameters. The longest come first, so that no core waits for them.
+vp := train_sde -p sde vp -p steps 2000 -p rounds 1
+subvp := train_sde -p sde subvp -p steps 2000 -p rounds 1
+rf := train_rf -p rounds 3
+pfgm := train_pfgm -p rounds 2
+pfgmpp-1 := train_pfgm -p field False -p rounds 1 -p distill False
+pfgmpp-128 := train_pfgm -p D 128 -p rounds 1 -p distill False
+pfgmpp-2048 := train_pfgm -p D 2048 -p rounds 1 -p distill False
+pfgmpp-inf := train_pfgm -p D inf -p rounds 1 -p distill False
+pfgmpp-1-stable := $(pfgmpp-1) -p stable True
+pfgmpp-inf-stable := $(pfgmpp-inf) -p stable True
+TABLE ?= vp subvp rf pfgm pfgmpp-1 pfgmpp-128 pfgmpp-2048 pfgmpp-inf pfgmpp-1-stable pfgmpp-inf-stable
+JOBS ?= 2
+OUT ?= runs/table
+
+# An executed notebook appears under its name when it is complete; until then its run continues where it was.
+$(OUT)/%.ipynb:
+	@mkdir -p $(OUT)
+	OMP_NUM_THREADS=1 $(BIN)/papermill --no-progress-bar nbs/$(word 1,$($*)).ipynb $(OUT)/.$*.ipynb -p out $(OUT)/$* $(wordlist 2,99,$($*)) $(EXTRA)
+	@mv $(OUT)/.$*.ipynb $@
+
+table: $(STAMP)
+	@$(MAKE) --no-print-directory -j$(JOBS) $(TABLE:%=$(OUT)/%.ipynb)
+	$(BIN)/papermill --no-progress-bar nbs/results.ipynb $(OUT)/results.ipynb -p folder $(OUT) -p write True
+
+records: $(STAMP)
+	for run in $(TABLE); do mkdir -p nbs/records/table/$$run && cp -R $(OUT)/$$run/result.json $(OUT)/$$run/grids nbs/records/table/$$run/; done
+	$(MAKE) run NB=results
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n-workers 2

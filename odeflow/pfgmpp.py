@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .flow import Flow, Gaussian, Rng, expand
 from .prior import RadialPrior
+from .pfgm import charges, large_batch
 
 # %% ../nbs/23_pfgmpp.ipynb #p007
 def kernel_weights(
@@ -68,12 +69,14 @@ class PFGMPP(Flow):
         radius:float=math.inf, # root mean square of the longest data point; inf makes nothing of where a state is
         rho:float=7., # of the sampler's grid: the larger, the more steps near the end
         p_mean:float=-1.2, p_std:float=1.2, # mean and standard deviation of ln sigma in training
+        field_batch:int=0, # data whose mean, given the state, is the target; 0 for the one that was perturbed, None for all
     ):
         given = dict(sigma_max=sigma_max, sigma_min=sigma_min, sigma_data=.5 if sigma_data is None else sigma_data, radius=radius, rho=rho, p_std=p_std)
         for name, v in given.items():
             if not v > 0: raise ValueError(f"{name}: {v} is not positive; give a number above 0")
         if not sigma_min < sigma_max < math.inf: raise ValueError(f"sigma_min: {sigma_min} with sigma_max {sigma_max}; give 0 < sigma_min < sigma_max")
-        self.D, self.p_mean, self.fits = D, p_mean, sigma_data is None
+        if field_batch is not None and field_batch < 0: raise ValueError(f"field_batch: {field_batch}; give 0 for single images, a number of data, or None for all")
+        self.D, self.p_mean, self.field_batch, self.fits = D, p_mean, field_batch, sigma_data is None
         vars(self).update(given)
         self.prior, self.clock = RadialPrior(sigma_max, D), (sigma_max, sigma_min)
 
@@ -119,14 +122,23 @@ def perturb(self:PFGMPP,
     return x1 + expand(sigma/self.sigma_max, x1)*x0.to(x1), sigma
 
 @patch
+def target(self:PFGMPP, x, sigma, x1, rng):
+    "The image that was perturbed, or the mean of a batch of data given the state (Xu, Tong and Jaakkola 2023)."
+    if self.field_batch == 0: return x1
+    self.charges = self.charges.to(x1)
+    data = large_batch(x1, self.charges, self.field_batch, rng)
+    return (kernel_weights(x.flatten(1), sigma, data, self.D) @ data.double()).to(x).reshape(x.shape)
+
+@patch
 def loss(self:PFGMPP, net, x1, rng, x0=None):
     x, sigma = self.perturb(x1, rng, x0)
     weight = 1/precondition(self.level(x, sigma), self.sigma_data)[1]**2
-    return weight*(self.denoise(net, x, sigma) - x1).flatten(1).square().mean(1)
+    return weight*(self.denoise(net, x, sigma) - self.target(x, sigma, x1, rng)).flatten(1).square().mean(1)
 
 # %% ../nbs/23_pfgmpp.ipynb #p033
 @patch
 def fit(self:PFGMPP, data):
+    if self.field_batch != 0: self.charges = charges(data)
     if not self.fits: return self
     some = torch.linspace(0, len(data) - 1, min(len(data), 5000)).long()
     x = data.batch(some)["x1"].flatten(1).double()
@@ -148,10 +160,6 @@ def latent(self:PFGMPP, x0): return self.prior.gaussian(x0)
 
 @patch(as_prop=True)
 def latent_prior(self:PFGMPP): return Gaussian()
-
-@patch
-def describe(self:PFGMPP):
-    return {k: str(v) if v == math.inf else v for k, v in super(PFGMPP, self).describe().items()}      # JSON knows no infinity
 
 # %% ../nbs/23_pfgmpp.ipynb #p037
 @patch

@@ -16,15 +16,15 @@ def papermill(cwd, *args, out="out.ipynb", notebook="train_rf", **params):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(args, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
-def rows(folder): return {(r["system"], r["distilled"], r["solver"]): r for r in json.loads((folder/"result.json").read_text())["rows"]}
+def rows(folder): return {(r["system"], r["distilled"], r["solver"], r["solver"] == "euler" and r["nfe"]): r for r in json.loads((folder/"result.json").read_text())["rows"]}
 
 def test_rounds_on_digits_and_resume(tmp_path):
     run = papermill(tmp_path, rounds=2, **TINY)
     assert run.returncode == 0, run.stderr
     first = rows(tmp_path/"runs/train_rf")
-    assert set(first) == {(f"{k}-RF", d, s) for k in (1, 2) for d, s in ((False, "rk45"), (False, "euler"), (True, "euler"))}
+    ways = [(False, "rk45", False), *((False, "euler", n) for n in (1, 2, 4, 8)), (True, "euler", 1)]
+    assert set(first) == {(f"{k}-RF", *way) for k in (1, 2) for way in ways}
     assert all(r["fid"] is None and r["frechet"] > 0 and r["images"] in (48, 32) for r in first.values())
-    assert all(r["nfe"] == 1 for r in first.values() if r["solver"] == "euler")
     folder = tmp_path/"runs/train_rf"
     assert {"config.json", "metrics.jsonl", "samples.png", "model.safetensors"} <= {p.name for p in (folder/"1-RF").iterdir()}
     assert json.loads((folder/"config.json").read_text())["parameters"]["rounds"] == 2
@@ -40,25 +40,24 @@ def test_diffusion(tmp_path, sde, system):
     run = papermill(tmp_path, notebook="train_sde", sde=sde, steps=5, dataset="digits" if sde == "vp" else "moons", **TINY)
     assert run.returncode == 0, run.stderr
     found = [(r["system"], r["distilled"], r["solver"], r["nfe"]) for r in json.loads((tmp_path/"runs/train_sde/result.json").read_text())["rows"]]
-    assert [f for f in found if f[2] != "rk45"] == [
+    assert [f for f in found if f[2] not in ("rk45", "heun") and f[3] not in (10, 20, 40) and f[1:] != (False, "euler", 5)] == [
         (system, False, "euler-maruyama", 100), (system, False, "euler-maruyama", 5), (system, False, "euler", 1), (system, True, "euler", 1),
         (f"2-RF from {system}", False, "euler", 1), (f"2-RF from {system}", True, "euler", 1)]
 
-@pytest.mark.parametrize("params, system", [({"dataset": "digits"}, "PFGM"), ({"field": False}, "PFGM++ D=1"), ({"D": 128, "dataset": "digits"}, "PFGM++ D=128"), ({"D": "inf"}, "PFGM++ D=inf")])
+@pytest.mark.parametrize("params, system", [({"dataset": "digits"}, "PFGM"), ({"field": False}, "PFGM++ D=1"), ({"D": 128, "dataset": "digits"}, "PFGM++ D=128"), ({"D": "inf", "stable": True}, "PFGM++ D=inf, stable")])
 def test_poisson_flow(tmp_path, params, system):
     run = papermill(tmp_path, notebook="train_pfgm", **{"dataset": "moons"} | params | TINY)
     assert run.returncode == 0, run.stderr
     found = json.loads((tmp_path/"runs/train_pfgm/result.json").read_text())["rows"]
-    last = 0 if system == "PFGM" else 1                                # the evaluation of a last denoising
-    assert [(r["system"], r["distilled"], r["nfe"]) for r in found if r["solver"] == "euler" and r["nfe"] <= 2] == [
-        (system, False, 1 + last), (system, True, 1), (f"2-RF from {system}", False, 1), (f"2-RF from {system}", True, 1)]
-    assert all(r["nfe"] == 34 + last for r in found if r["solver"] == "heun" and 30 < r["nfe"] < 40)
+    assert [(r["system"], r["distilled"], r["nfe"]) for r in found if r["solver"] == "euler" and r["nfe"] <= 2] == [      # with the last step to the data
+        (system, False, 2), (system, True, 1), (f"2-RF from {system}", False, 1), (f"2-RF from {system}", True, 1)]
+    assert all(r["nfe"] == 35 for r in found if r["solver"] == "heun" and 30 < r["nfe"] < 40)
 
 def test_without_an_output_path(tmp_path):
     run = papermill(tmp_path, out=None, rounds=1, dataset="moons", distill=False, **TINY)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["cells"]
-    assert set(rows(tmp_path/"runs/train_rf")) == {("1-RF", False, "rk45"), ("1-RF", False, "euler")}
+    assert set(rows(tmp_path/"runs/train_rf")) == {("1-RF", False, "rk45", False), *(("1-RF", False, "euler", n) for n in (1, 2, 4, 8))}
 
 def pictures(folder, sizes):
     folder.mkdir()
