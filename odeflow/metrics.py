@@ -11,7 +11,7 @@ __all__ = ['SHIPPED', 'WEIGHTS', 'LAYERS', 'VERSION', 'ROUNDING', 'features', 'b
            'classifier_features', 'classify', 'inception_weights', 'load_inception', 'sha16', 'Inception', 'kernel',
            'mmd', 'kid', 'kid_exact', 'radii', 'covered', 'precision_recall', 'ClassScores', 'Reservoir', 'Statistics',
            'statistics', 'reference_path', 'save_statistics', 'load_statistics', 'reference', 'as_data', 'subset',
-           'alike', 'fid', 'numbers', 'story', 'measure', 'DigitsFeatures']
+           'alike', 'fid', 'in_span', 'numbers', 'story', 'measure', 'DigitsFeatures']
 
 # %% ../nbs/40_metrics.ipynb #46f5817e
 import hashlib, json, math
@@ -202,7 +202,7 @@ def jackknife(
     without = lambda z: [z[:k] + z[k + 1:] for k in range(len(z))]
     return np.sqrt(share[0]*spread([metric(z, b) for z in without(a)]) + share[1]*spread([metric(a, z) for z in without(b)]))
 
-# %% ../nbs/40_metrics.ipynb #b911d283
+# %% ../nbs/40_metrics.ipynb #4d114b54
 def digits_split() -> tuple: # 1,198 for training, 599 held out
     "The digits in two parts, always the same."
     d, p = digits(), torch.randperm(1797, generator=torch.Generator().manual_seed(0))
@@ -215,12 +215,13 @@ class DigitsClassifier(nn.Module):
         conv = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.SiLU())
         self.body = nn.Sequential(conv(1, 32), conv(32, 32), nn.MaxPool2d(2), conv(32, 48), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(192, 64), nn.SiLU())
         self.head = nn.Linear(64, 10)
+        self.register_buffer("scale", torch.ones(()))                        # of the features, over the training set
 
     def forward(self, x):
         f = self.body(x)
-        return f, self.head(f)
+        return f/self.scale, self.head(f)
 
-# %% ../nbs/40_metrics.ipynb #c7f58207
+# %% ../nbs/40_metrics.ipynb #c75c1b59
 def train_classifier(
     data:Data, # digits with labels
     *,
@@ -236,6 +237,7 @@ def train_classifier(
         for i in (i for _ in range(epochs) for i in torch.randperm(len(data)).chunk(batches)):
             loss = F.cross_entropy(net(to_float(data.x[i]))[1], data.y[i])
             opt.zero_grad(); loss.backward(); opt.step(); rate.step()
+        net.scale.copy_(net.body(to_float(data.x)).var(0).mean().sqrt())
     return net.requires_grad_(False).eval()
 
 # %% ../nbs/40_metrics.ipynb #477a9e7f
@@ -495,10 +497,10 @@ def save_statistics(s:Statistics, path):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, save({k: v.cpu().contiguous() for k, v in tensors.items()}))
 
-# %% ../nbs/40_metrics.ipynb #ae56b49d
+# %% ../nbs/40_metrics.ipynb #44f64cc8
 def load_statistics(path, device="cpu") -> Statistics:
     "Statistics from a file; they can be read, not continued."
-    t = load_file(path, device=str(device))
+    t = load_file(path, device="cpu" if "mps" in str(device) else str(device))
     n, size, seen, scored, missing = t["counts"].tolist()
     s = Statistics(size)
     s.moments.n, s.moments.mean, s.moments.scatter = n, t["mean"], t["scatter"]
@@ -572,7 +574,18 @@ def fid(
     (a, b), net = alike(a, b, samples, resize, seed), net or Inception()
     return frechet(statistics(a, net, keep=1).moments, (reference if remember else statistics)(b, net).moments)
 
-# %% ../nbs/40_metrics.ipynb #f814aed7
+# %% ../nbs/40_metrics.ipynb #6df11ae9
+def in_span(
+    a:list, # blocks of rows
+    b:list, # likewise
+) -> tuple: # the same, rotated into the space that they span
+    "Rows with as few numbers as their count allows, all products between them unchanged."
+    rows = torch.cat([*a, *b])
+    if len(rows) >= rows.shape[1]: return a, b
+    basis = torch.linalg.qr(rows.T)[0]
+    return [x @ basis for x in a], [x @ basis for x in b]
+
+# %% ../nbs/40_metrics.ipynb #c65fa0d2
 def _total(parts):
     m = Moments()
     for p in parts: m.merge(p)
@@ -585,7 +598,7 @@ def numbers(
 ) -> dict: # each metric, and `se`, their standard errors
     "The metrics of two sets, each with its error bar; the Inception Score is None where it was not measured."
     rows = [blocks(z.kept.rows.to(z.moments.mean)) for z in (a, b)]
-    moments, share = [[Moments().update(x) for x in z] for z in rows], [len(z.kept.rows)/z.moments.n for z in (a, b)]
+    moments, share = [[Moments().update(x) for x in z] for z in in_span(*rows)], [len(z.kept.rows)/z.moments.n for z in (a, b)]
     pr = lambda x, y: np.array(precision_recall(torch.cat(x), torch.cat(y)))
     out = {name: (frechet(a.moments, b.moments), jackknife(lambda x, y: frechet(_total(x), _total(y)), *moments, share=share)), "kid": kid_exact(*rows)}
     out |= {k: pair for k, pair in zip(("precision", "recall"), zip(pr(*rows).tolist(), jackknife(pr, *rows)))}
