@@ -140,7 +140,7 @@ def euler_maruyama(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
 def predictor_corrector(
     snr:float=0.16, # signal-to-noise ratio r of the Langevin step
 ): # a solver, which `sample(solver=...)` takes
-    "Langevin correction, then a step of the reverse SDE, two evaluations together, 1000 times if `nfe` is None (Song et al. 2021, appendix G)."
+    "Langevin correction, then a step of the reverse SDE, two evaluations together, 1000 times if `nfe` is None (Song et al. 2021, algorithms 2 and 3)."
     if not snr > 0: raise ValueError(f"snr: {snr} is not positive; give a signal-to-noise ratio such as 0.16")
     def run(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
         return _reverse_sde(field, x, nfe, rng, "predictor-corrector", partial(_langevin, snr))
@@ -174,6 +174,6 @@ def as_rectified(
     x:Tensor, # (B, *shape) states
     t:Tensor, # (B,) times
 ) -> tuple: # (y, s): the state (B, *shape) and time (B,) of a rectified flow
-    "$y=x/(\\alpha_t+\\sigma_t)$, $s=\\alpha_t/(\\alpha_t+\\sigma_t)$: the affine map to straight lines (Liu et al. 2022, section 2.2)."
+    "$y=x/(\\alpha_t+\\sigma_t)$, $s=\\alpha_t/(\\alpha_t+\\sigma_t)$: the affine map to straight lines (compare Liu et al. 2022, on curved interpolations)."
     a, s = flow.marginal(t)
     return x/expand(a + s, x), a/(a + s)
