@@ -28,7 +28,7 @@ def poisson_field(
     points:Tensor, # (B, N+1), the last number of each is z
     data:Tensor, # (L, N) charges in the plane z = 0
 ) -> Tensor: # (B, N+1), away from the charges; its z component is z
-    "$\\sum_iw_i(\\tilde y-\\tilde x_i)$ with $w_i\\propto d_i^{-(N+1)}$, exact over all data, in chunks (Xu et al. 2022, section 3.2)."
+    "$\\sum_iw_i(\\tilde y-\\tilde x_i)$ with $w_i\\propto d_i^{-(N+1)}$, exact over all data, in chunks (Xu et al. 2022)."
     _check(points, data)
     x = points.double()
     top, total, pull = x.new_full((len(x), 1), -math.inf), x.new_zeros(len(x), 1), torch.zeros_like(x[:, :-1])

@@ -48,7 +48,7 @@ def radius_cdf(
 
 # %% ../nbs/21_prior.ipynb #c018
 class RadialPrior:
-    "The far hemisphere in N + D dimensions on $|z|=\\sigma\\sqrt D$: a Student t with D degrees of freedom, a Gaussian at $D=\\infty$ (Xu et al. 2023, section 3.2)."
+    "The far hemisphere in N + D dimensions on $|z|=\\sigma\\sqrt D$: a Student t with D degrees of freedom, a Gaussian at $D=\\infty$ (Xu et al. 2023, appendix B)."
     def __init__(self,
         scale:float, # sigma, which is z_max where D = 1
         D:float=1, # extra dimensions, up to math.inf

@@ -10,6 +10,7 @@ __all__ = ['Views', 'WEIGHTINGS', 'views', 'SDE', 'VP', 'SubVP', 'VE', 'euler_ma
 
 # %% ../nbs/10_sde.ipynb #eb779500
 from collections import namedtuple
+from functools import partial
 import math
 
 from fastcore.basics import patch
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .flow import Flow, Gaussian, Rng, expand, solver
+from .solve import afford
 
 # %% ../nbs/10_sde.ipynb #25f50b43
 Views = namedtuple("Views", "noise clean score velocity")
@@ -110,51 +112,47 @@ class VE(SDE):
     def latent_prior(self): return Gaussian()
 
 # %% ../nbs/10_sde.ipynb #2d283cc4
-def _forward_only(field, name):
-    if field.reverse: raise ValueError(f"solver: '{name}' adds noise and cannot run from data to prior; encode with an ODE solver such as 'rk45'")
-
 def _reverse_step(field, x, t, s, z):
     "One Euler step of the reverse SDE from time t to s, with standard noise z."
     v, t = field(x, t), t.expand(len(x)).to(x)
     g, h = expand(field.flow.diffusion(t), x), (s - t).to(x)
-    return x + expand(h, x)*(v - g**2/2*field.flow.score(v, x, t)) + g*expand(h.abs().sqrt(), x)*z, v
+    return x + expand(h, x)*(v - g**2/2*field.flow.score(v, x, t)) + g*expand(h.abs().sqrt(), x)*z
+
+def _reverse_sde(field, x, nfe, rng, name, correct=None):
+    "All steps of the reverse SDE; `correct(field, x, t, rng)`, where there is one, costs an evaluation before each."
+    if field.reverse: raise ValueError(f"solver: '{name}' adds noise and cannot run from data to prior; encode with an ODE solver such as 'rk45'")
+    cost = 1 if correct is None else 2
+    afford(field, nfe, cost, name)
+    ts = field.times(1000 if nfe is None else nfe//cost)
+    for t, s in zip(ts[:-1], ts[1:]):
+        y = x if correct is None else correct(field, x, t, rng)
+        new = _reverse_step(field, y, t, s, 0 if s == ts[-1] else rng.normal(len(x), x.shape[1:]).to(x))
+        field.save(t, x, s, new)
+        x = new
+    return x, ts[-1].expand(len(x))
 
 @solver("euler-maruyama")
 def euler_maruyama(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
     "Steps of the reverse SDE $\\mathrm dx=(v-\\frac12g^2s)\\,\\mathrm dt+g\\,\\mathrm d\\bar w$ on the flow's grid, `nfe` of them (1000 if None)."
-    _forward_only(field, "euler-maruyama")
-    ts = field.times(1000 if nfe is None else nfe)
-    for t, s in zip(ts[:-1], ts[1:]):
-        z = 0 if s == ts[-1] else rng.normal(len(x), x.shape[1:]).to(x)
-        new, v = _reverse_step(field, x, t, s, z)
-        field.save(t, x, s, new)
-        x = new
-    return x, ts[-1].expand(len(x))
+    return _reverse_sde(field, x, nfe, rng, "euler-maruyama")
 
 # %% ../nbs/10_sde.ipynb #1e7c321a
 def predictor_corrector(
     snr:float=0.16, # signal-to-noise ratio r of the Langevin step
 ): # a solver, which `sample(solver=...)` takes
-    "Langevin correction, then a step of the reverse SDE, two evaluations together (Song et al. 2021, algorithms 2 and 3)."
+    "Langevin correction, then a step of the reverse SDE, two evaluations together, 1000 times if `nfe` is None (Song et al. 2021, algorithms 2 and 3)."
     if not snr > 0: raise ValueError(f"snr: {snr} is not positive; give a signal-to-noise ratio such as 0.16")
     def run(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
-        _forward_only(field, "predictor-corrector")
-        ts = field.times(1000 if nfe is None else max(1, nfe//2))
-        for t, s in zip(ts[:-1], ts[1:]):
-            new = _langevin(field, x, t, snr, rng)
-            new, _ = _reverse_step(field, new, t, s, 0 if s == ts[-1] else rng.normal(len(x), x.shape[1:]).to(x))
-            field.save(t, x, s, new)
-            x = new
-        return x, ts[-1].expand(len(x))
+        return _reverse_sde(field, x, nfe, rng, "predictor-corrector", partial(_langevin, snr))
     return run
 
-def _langevin(field, x, t, snr, rng):
+solver("predictor-corrector")(predictor_corrector())
+
+def _langevin(snr, field, x, t, rng):
     "$x+\\eta s+\\sqrt{2\\eta}z$ with $\\eta=2(r\\sigma_t)^2$."
     v, t = field(x, t), t.expand(len(x)).to(x)
     eta = expand(2*(snr*field.flow.marginal(t)[1])**2, x)
     return x + eta*field.flow.score(v, x, t) + (2*eta).sqrt()*rng.normal(len(x), x.shape[1:]).to(x)
-
-solver("predictor-corrector")(predictor_corrector())
 
 # %% ../nbs/10_sde.ipynb #c7a2ba71
 @solver("ddim")
@@ -176,6 +174,6 @@ def as_rectified(
     x:Tensor, # (B, *shape) states
     t:Tensor, # (B,) times
 ) -> tuple: # (y, s): the state (B, *shape) and time (B,) of a rectified flow
-    "$y=x/(\\alpha_t+\\sigma_t)$, $s=\\alpha_t/(\\alpha_t+\\sigma_t)$: the affine map to straight lines (Liu et al. 2022, section 2.2)."
+    "$y=x/(\\alpha_t+\\sigma_t)$, $s=\\alpha_t/(\\alpha_t+\\sigma_t)$: the affine map to straight lines (compare Liu et al. 2022, on curved interpolations)."
     a, s = flow.marginal(t)
     return x/expand(a + s, x), a/(a + s)

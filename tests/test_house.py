@@ -85,6 +85,12 @@ def test_size_and_outputs(path):
     outputs = [o for c, _ in code(path) for o in c["outputs"]]
     assert [o for o in outputs if o["output_type"] == "error"] == [], "an error is stored"
 
+def test_films():
+    "Films are small, and each is shown somewhere."
+    text = "".join(f.read_text(encoding="utf-8") for f in NBS)
+    films = [f for f in (ROOT/"nbs/images").iterdir() if not f.name.startswith(".")]
+    assert films and [f.name for f in films if f.stat().st_size >= 1_000_000 or f"](images/{f.name})" not in text] == []
+
 @each_chapter
 def test_executed(path):
     "A cell that prints or draws at its top level has kept its output."

@@ -15,19 +15,21 @@ def test_site():
     ("::: {.callout-note}\nunclosed", "not closed|unclosed|Div"),
     ("text\n::: {.callout-note}\nno blank line before it\n:::", "visible"),
     ("a letter outside a formula: \\alpha", "visible"),
+    ("![](images/heart.webp)", "no description"),
 ])
 def test_faults_are_seen(text, complaint):
     assert re.search(complaint, " ".join(render(text)[1])), render(text)[1]
 
 def test_sound_page():
-    page, bad = render("## A flow\n\n$$ x = \\frac12 $$ {#eq-half}\n\n@eq-half; [back](#a-flow)\n\n````python\nprice = '$5'\n````")
-    assert bad == [] and {"a-flow", "eq-half"} <= page.ids and "#a-flow" in page.links
+    page, bad = render("## A flow\n\n$$ x = \\frac12 $$ {#eq-half}\n\n@eq-half; [back](#a-flow)\n\n![A heart](a/b.webp){#fig-heart}\n\n@fig-heart\n\n````python\nprice = '$5'\n````")
+    assert bad == [] and {"a-flow", "eq-half", "fig-heart"} <= page.ids and {"#a-flow", "a/b.webp"} <= {*page.links}
 
 @pytest.mark.parametrize("link, is_dead", [
     ("#here", False), ("#gone", True), ("b.html#there", False), ("b.html#gone", True), ("c.html", True), ("01_b.ipynb#there", False), ("02_c.ipynb", True),
-    ("../LICENSE", True), ("https://x.io/book/b.html#there", False), ("https://x.io/book/b.html#gone", True), ("https://x.io/book", False), ("https://elsewhere.io/c.html", False),
+    ("images/a.webp", False), ("images/b.webp", True), ("../LICENSE", True), ("https://x.io/book/b.html#there", False), ("https://x.io/book/b.html#gone", True), ("https://x.io/book", False), ("https://elsewhere.io/c.html", False),
 ])
 def test_dead_links(tmp_path, link, is_dead):
-    (tmp_path/"LICENSE").touch(); (tmp_path/"cache").mkdir(); (tmp_path/"cache/01_b.ipynb").touch()
+    (tmp_path/"LICENSE").touch(); (tmp_path/"cache").mkdir(); (tmp_path/"cache/images").mkdir()
+    for f in ("01_b.ipynb", "images/a.webp"): (tmp_path/"cache"/f).touch()
     pages = {"a.html": Page('<p id="here">'), "b.html": Page('<p id="there">'), "index.html": Page("")}
     assert dead(link, "a.html", pages, tmp_path/"cache", "https://x.io/book") == is_dead

@@ -33,16 +33,17 @@ def readme() -> str:
     return "<!-- Made by `make readme` from nbs/index.ipynb: edit that. -->\n\n" + re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
 
 class Page(HTMLParser):
-    "A rendered page: its anchors, links, citations and visible text outside code and formulas."
+    "A rendered page: its anchors, links, citations, pictures without a description, and visible text outside code and formulas."
     def __init__(self, html):
         super().__init__()
-        self.ids, self.links, self.cites, self.text, self.quiet = set(), [], [], [], 0
+        self.ids, self.links, self.cites, self.mute, self.text, self.quiet = set(), [], [], [], [], 0
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
         if "id" in a: self.ids.add(a["id"])
         self.links += [a[k] for k in ("href", "src") if a.get(k)]
+        if tag == "img" and not a.get("alt"): self.mute.append(a.get("src", ""))
         if a.get("class") == "citation": self.cites += a["data-cites"].split()
         self.quiet += tag in ("pre", "code", "math")
 
@@ -75,6 +76,7 @@ def render(text) -> tuple:
     page.ids |= set(LABEL.findall(text))
     bad = [run.stderr.strip()] if run.returncode or run.stderr.strip() else []
     bad += [f"visible in the text: {' '.join(t.split())[:120]!r}" for t in page.text if RAW.search(t)]
+    bad += [f"the picture {src} has no description" for src in page.mute]
     return page, bad + [f"@{c} refers to nothing on this page" for c in page.cites if c not in page.ids]
 
 def process() -> tuple:
