@@ -27,7 +27,7 @@ def kernel_weights(
     data:Tensor, # (L, d) all data points
     D:float, # extra dimensions, up to math.inf
 ) -> Tensor: # (B, L), float64, summing to one
-    "$p(y_i\\mid x,\\sigma)$ over a finite data set: the normalised kernel at $r=\\sigma\\sqrt D$ (Xu et al. 2023, section 3.2)."
+    "$p(y_i\\mid x,\\sigma)$ over a finite data set: the normalised kernel at $r=\\sigma\\sqrt D$ (Xu et al. 2023)."
     d2 = torch.cdist(x.double(), data.double()).square()
     s2 = sigma.double()[:, None]**2
     return (-d2/(2*s2) if D == math.inf else -(data.shape[1] + D)/2*(d2 + D*s2).log()).softmax(1)
@@ -59,7 +59,7 @@ def _spread(D):
 
 # %% ../nbs/23_pfgmpp.ipynb #p025
 class PFGMPP(Flow):
-    "PFGM++: $\\mathrm dx/\\mathrm d\\sigma=(x-\\mathbb E[y\\mid x,\\sigma])/\\sigma$ with $r=\\sigma\\sqrt D$ for clock; PFGM at D = 1, EDM at D = inf (Xu et al. 2023, sections 3 and 4; Karras et al. 2022)."
+    "PFGM++: $\\mathrm dx/\\mathrm d\\sigma=(x-\\mathbb E[y\\mid x,\\sigma])/\\sigma$ with $r=\\sigma\\sqrt D$ for clock; PFGM at D = 1, EDM at D = inf (Xu et al. 2023, section 4; Karras et al. 2022)."
     final_nfe = 1
     def __init__(self,
         D:float=128, # extra dimensions, from 1 to math.inf
@@ -116,7 +116,7 @@ def perturb(self:PFGMPP,
     rng:Rng, # where noise and levels come from
     x0:Tensor=None, # (B, *shape) states at sigma_max; None draws them
 ) -> tuple: # states (B, *shape), and their sigma (B,)
-    "$x=y+\\sigma\\sqrt D\\,g_x/\\lVert g_z\\rVert$ at a random $\\sigma$ (Xu et al. 2023, algorithm 1)."
+    "$x=y+\\sigma\\sqrt D\\,g_x/\\lVert g_z\\rVert$ at a random $\\sigma$ (Xu et al. 2023, appendix B)."
     if x0 is None: x0 = self.prior.sample(len(x1), tuple(x1.shape[1:]), rng)
     sigma = (self.p_mean + self.p_std*rng.normal(len(x1))).exp().to(x1)
     return x1 + expand(sigma/self.sigma_max, x1)*x0.to(x1), sigma

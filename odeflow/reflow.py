@@ -34,7 +34,7 @@ def straightness(
     steps:int=40, # points of the integral over the clock
     device=None, # where to compute
 ) -> float: # 0 where all paths are straight lines
-    "$S(Z)=\\int_0^1\\mathbb E\\lVert (Z_1-Z_0)-\\dot Z_s\\rVert^2\\mathrm ds$ (Liu et al. 2022, eq. 4), along paths of RK4."
+    "$S(Z)=\\int_0^1\\mathbb E\\lVert (Z_1-Z_0)-\\dot Z_s\\rVert^2\\mathrm ds$ (Liu et al. 2022), along paths of RK4."
     out = sample(flow, net, n, shape, solver="rk4", nfe=4*steps + flow.final_nfe, path=steps, device=device)
     field, ts = Field(flow, net, n, device=out.x.device), flow.times(steps)
     speed = torch.gradient(ts, edge_order=1)[0]*steps                     # dt/ds
