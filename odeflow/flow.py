@@ -78,6 +78,7 @@ class Flow:
     clock = (0., 1.)    # (start, end) in sampling order: the prior lives at the first, the data at the second
     extra = 0           # channels that the network puts out beyond those of the data
     final_nfe = 0       # network evaluations that `finish` costs
+    sampler = dict(solver="rk45", rtol=1e-3, atol=1e-3)  # options of `sample` that suit this system
 
     def velocity(self,
         net, # `net(x, c)`: what the network says of states x at times c

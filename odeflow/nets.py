@@ -63,12 +63,14 @@ class Net(nn.Module, PyTorchModelHubMixin):
 def save_net(
     net:Net, # the network
     folder, # where `config.json` and `model.safetensors` go, created when missing
+    *,
+    half:bool=False, # weights in half precision
     **more, # further entries of config.json
 ):
     "Write a network's configuration and weights; each file appears whole or not at all."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    weights = {k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous() for k, v in net.state_dict().items()}
     write_atomic(folder/"model.safetensors", save(weights, metadata={"format": "pt"}))
     write_atomic(folder/"config.json", json.dumps({"net": type(net).__name__, **net._hub_mixin_config, **more}, indent=1).encode())
 

@@ -60,7 +60,7 @@ def _spread(D):
 # %% ../nbs/23_pfgmpp.ipynb #p025
 class PFGMPP(Flow):
     "PFGM++: $\\mathrm dx/\\mathrm d\\sigma=(x-\\mathbb E[y\\mid x,\\sigma])/\\sigma$ with $r=\\sigma\\sqrt D$ for clock; PFGM at D = 1, EDM at D = inf (Xu et al. 2023, section 4; Karras et al. 2022)."
-    final_nfe = 1
+    final_nfe, sampler = 1, dict(solver="heun", nfe=35)
     def __init__(self,
         D:float=128, # extra dimensions, from 1 to math.inf
         sigma_max:float=80., # where the clock starts

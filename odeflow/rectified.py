@@ -58,6 +58,9 @@ class RectifiedFlow(Flow):
         if steps is not None and steps < 1: raise ValueError(f"steps: {steps} is not 1 or more")
         self.prior, self.time, self.error, self.steps = prior or Gaussian(), time, error, steps
 
+    @property
+    def sampler(self): return dict(solver="euler", nfe=self.steps) if self.steps else Flow.sampler
+
     def velocity(self, net, x, t): return net(x, t)
 
     def loss(self, net, x1, rng, x0=None):

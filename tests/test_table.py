@@ -1,0 +1,35 @@
+"make table: killed and started again, it fills every row and measures none twice."
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = "-p budget '6 steps' -p reflow_budget '4 steps' -p distill_budget '4 steps' -p batch 8 -p pairs 16 -p samples 60 -p tol .1"
+
+def make(out, *targets):
+    "The lines of the table, as `make table` makes them, with this test's own Python."
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "IN_TEST")}
+    return subprocess.Popen(["make", f"BIN={Path(sys.executable).parent}", f"OUT={out}", f"EXTRA={TINY}", *(f"{out}/{t}.ipynb" for t in targets)],
+                            cwd=ROOT, env=env, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+def record(out, run):
+    path = out/run/"result.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+def test_killed_and_continued(tmp_path):
+    job, begun = make(tmp_path, "rf"), time.monotonic()
+    while len(record(tmp_path, "rf")) < 3:                                     # kill it between two rows
+        assert job.poll() is None and time.monotonic() - begun < 300, job.stdout.read()
+        time.sleep(.05)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    early, weights = record(tmp_path, "rf"), (tmp_path/"rf/1-RF/model.safetensors").stat().st_mtime_ns
+    assert not (tmp_path/"rf.ipynb").exists() and all(r["frechet"] > 0 for r in early)
+    job = make(tmp_path, "rf")
+    log, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, log
+    rows = record(tmp_path, "rf")
+    assert rows[:len(early)] == early and (tmp_path/"rf/1-RF/model.safetensors").stat().st_mtime_ns == weights
+    assert {(r["system"], r["distilled"]) for r in rows} == {(f"{k}-RF", d) for k in (1, 2, 3) for d in (False, True)}
+    assert all((tmp_path/"rf"/r["grid"]).exists() and r["recall"] is not None and r["is"] is None for r in rows)
+    job = make(tmp_path, "rf")
+    assert "up to date" in job.communicate(timeout=60)[0] and job.returncode == 0
