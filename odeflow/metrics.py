@@ -32,7 +32,7 @@ from tqdm import tqdm
 from .data import Data, cache_dir, digits, load_data, resized, to_float, to_uint8
 from .nets import write_atomic
 
-# %% ../nbs/40_metrics.ipynb #2f44ced0
+# %% ../nbs/40_metrics.ipynb #84fe5983
 def features(
     x, # (n, ...) array
     name:str, # for the message
@@ -46,6 +46,7 @@ def features(
     if not x.isfinite().all(): raise ValueError(f"{name}: {int((~x.isfinite()).any(1).sum())} of {len(x)} samples are not finite; drop or repair them")
     return x
 
+# %% ../nbs/40_metrics.ipynb #8f747a27
 def both(a, b):
     "Two sets of rows of one width, on one device."
     a, b = features(a, "a"), features(b, "b")
@@ -84,7 +85,7 @@ def cov(self:Moments):
     "The covariance, dividing by n - 1."
     return self.scatter/(self.n - 1)
 
-# %% ../nbs/40_metrics.ipynb #da9859a8
+# %% ../nbs/40_metrics.ipynb #8530e707
 def frechet(
     a:Moments, # of one distribution
     b:Moments, # of the other
@@ -95,6 +96,7 @@ def frechet(
     cross = torch.linalg.eigvalsh(root @ b.cov @ root).clamp(min=0).sqrt().sum()
     return float((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2*cross)
 
+# %% ../nbs/40_metrics.ipynb #da44a71f
 def frechet_distance(
     a, # (n, ...) samples or features
     b, # (m, ...) the same of the other distribution
@@ -182,7 +184,7 @@ def bootstrap(
     redraw = lambda z: z[torch.randint(len(z), (len(z),), generator=g)]
     return metric(a, b), float(np.std([metric(redraw(a), redraw(b)) for _ in range(times)], ddof=1))
 
-# %% ../nbs/40_metrics.ipynb #fdc25d75
+# %% ../nbs/40_metrics.ipynb #6793956b
 def blocks(
     x:Tensor, # (n, ...) rows
     count:int=10, # blocks
@@ -190,6 +192,7 @@ def blocks(
     "Rows in blocks of nearly equal size: every `count`-th row in one."
     return [x[k::count] for k in range(min(count, len(x)))]
 
+# %% ../nbs/40_metrics.ipynb #1e20212a
 def jackknife(
     metric, # of two lists of blocks: a number, or an array of several
     a:list, # blocks of the one set
@@ -202,12 +205,13 @@ def jackknife(
     without = lambda z: [z[:k] + z[k + 1:] for k in range(len(z))]
     return np.sqrt(share[0]*spread([metric(z, b) for z in without(a)]) + share[1]*spread([metric(a, z) for z in without(b)]))
 
-# %% ../nbs/40_metrics.ipynb #4d114b54
+# %% ../nbs/40_metrics.ipynb #43ed40a0
 def digits_split() -> tuple: # 1,198 for training, 599 held out
     "The digits in two parts, always the same."
     d, p = digits(), torch.randperm(1797, generator=torch.Generator().manual_seed(0))
     return Data(d.x[p[:1198]], d.y[p[:1198]], "digits/train"), Data(d.x[p[1198:]], d.y[p[1198:]], "digits/held out")
 
+# %% ../nbs/40_metrics.ipynb #fe63ec20
 class DigitsClassifier(nn.Module):
     "Three convolutions and two linear layers: (n, 1, 8, 8) in [-1, 1] to features (n, 64) and logits (n, 10)."
     def __init__(self):
@@ -240,7 +244,7 @@ def train_classifier(
         net.scale.copy_(net.body(to_float(data.x)).var(0).mean().sqrt())
     return net.requires_grad_(False).eval()
 
-# %% ../nbs/40_metrics.ipynb #477a9e7f
+# %% ../nbs/40_metrics.ipynb #b2bb8064
 SHIPPED = Path(str(files("odeflow")))/"pretrained"/"digits-classifier.safetensors"
 
 def ship_classifier(
@@ -249,6 +253,7 @@ def ship_classifier(
     "Train the classifier and write the file that the package ships."
     write_atomic(path, save({k: v.half() for k, v in train_classifier(digits_split()[0]).state_dict().items()}))
 
+# %% ../nbs/40_metrics.ipynb #f45db4e1
 @lru_cache
 def classifier() -> DigitsClassifier: # on the CPU
     "The shipped classifier."
@@ -269,7 +274,7 @@ def as_bytes(
     if not x.isfinite().all(): raise ValueError(f"{name}: {int((~x.isfinite()).flatten(1).any(1).sum())} of {len(x)} pictures are not finite; drop or repair them")
     return to_uint8(x.float())
 
-# %% ../nbs/40_metrics.ipynb #1b9d5461
+# %% ../nbs/40_metrics.ipynb #bf0e590c
 def _digits_in(x):
     x = as_bytes(x)
     if x.shape[1:] != (1, 8, 8): raise ValueError(f"x: pictures of shape {tuple(x.shape[1:])}; the classifier knows digits, (1, 8, 8)")
@@ -281,13 +286,14 @@ def classifier_features(
     "The shipped classifier's features of digits."
     return classifier()(_digits_in(x))[0]
 
+# %% ../nbs/40_metrics.ipynb #5ac32e40
 def classify(
     x, # (n, 1, 8, 8) digits, floats in [-1, 1] or bytes
 ) -> Tensor: # (n, 10) logits
     "What the shipped classifier takes digits for."
     return classifier()(_digits_in(x))[1]
 
-# %% ../nbs/40_metrics.ipynb #2a560bfd
+# %% ../nbs/40_metrics.ipynb #2cdb1c10
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 LAYERS = (64, 192, 768, 2048)
 
@@ -295,6 +301,7 @@ def inception_weights() -> Path:
     "Where torch-fidelity looks for the weights of the FID network, and downloads them to."
     return Path(torch.hub.get_dir())/"checkpoints"/WEIGHTS
 
+# %% ../nbs/40_metrics.ipynb #c4360cd8
 def load_inception(
     outputs:list, # names of what it puts out
     weights=None, # a file; None is torch-fidelity's own
@@ -343,8 +350,10 @@ def __call__(self:Inception,
     f, *logits = (torch.cat(z) for z in zip(*out))
     return f, logits[0] if self.classes else None
 
-# %% ../nbs/40_metrics.ipynb #0a003ef1
-def kernel(x, y): return (x @ y.T/x.shape[1] + 1)**3
+# %% ../nbs/40_metrics.ipynb #bb24dabc
+def kernel(x, y):
+    "$(x^\\top y/d+1)^3$ for all pairs of rows."
+    return (x @ y.T/x.shape[1] + 1)**3
 
 def mmd(
     a:Tensor, # (n, d) float64 rows
@@ -354,6 +363,7 @@ def mmd(
     off = lambda k: (k.sum() - k.trace())/(len(k)*(len(k) - 1))
     return float(off(kernel(a, a)) + off(kernel(b, b)) - 2*kernel(a, b).mean())
 
+# %% ../nbs/40_metrics.ipynb #5ca5b36e
 def kid(
     a, # (n, d) features
     b, # (m, d) features
@@ -385,15 +395,17 @@ def kid_exact(
     i, j = [*range(len(a))], [*range(len(b))]
     return value(i, j), jackknife(value, i, j)
 
-# %% ../nbs/40_metrics.ipynb #f222da04
+# %% ../nbs/40_metrics.ipynb #8d0bf116
 def radii(x, k, chunk):
     "The distance of each row to its k-th nearest other row."
     return torch.cat([torch.cdist(c, x).kthvalue(k + 1)[0] for c in x.split(chunk)])
 
+# %% ../nbs/40_metrics.ipynb #1a71fb2b
 def covered(x, centres, r, chunk):
     "The share of rows that lie in a ball around some centre."
     return float(torch.cat([(torch.cdist(c, centres) <= r).any(1) for c in x.split(chunk)]).double().mean())
 
+# %% ../nbs/40_metrics.ipynb #6ecbc565
 def precision_recall(
     a, # (n, d) features of samples
     b, # (m, d) features of data
@@ -455,7 +467,7 @@ class Reservoir:
     @property
     def rows(self): return self.buffer[:min(self.seen, self.size)]
 
-# %% ../nbs/40_metrics.ipynb #2af11043
+# %% ../nbs/40_metrics.ipynb #e5ae4609
 class Statistics:
     "All that is kept of a set of pictures: moments, at most `keep` rows of features, and class scores."
     def __init__(self, keep:int=10_000, seed:int=0): self.moments, self.kept, self.scores = Moments(), Reservoir(keep, seed), ClassScores()
@@ -469,6 +481,7 @@ class Statistics:
         self.scores.update(logits)
         return self
 
+# %% ../nbs/40_metrics.ipynb #45c6e4a0
 def statistics(
     data:Data, # pictures
     net, # `Inception()`, or another with `batch` and `net(u) -> features, logits`
@@ -481,7 +494,7 @@ def statistics(
     for u in tqdm(data.x.split(net.batch), desc=data.name, disable=None, leave=False): s.update(*net(u))
     return s
 
-# %% ../nbs/40_metrics.ipynb #7033505a
+# %% ../nbs/40_metrics.ipynb #1714d78f
 VERSION = "1" # of the statistics of this chapter; it changes when they do
 
 def reference_path(data, net, keep, seed) -> Path:
@@ -489,6 +502,7 @@ def reference_path(data, net, keep, seed) -> Path:
     story = [VERSION, data.digest(), net.distance, net.layer, net.code, net.weights, keep, seed]
     return cache_dir()/"statistics"/f"{hashlib.sha256(json.dumps(story).encode()).hexdigest()[:32]}.safetensors"
 
+# %% ../nbs/40_metrics.ipynb #6c42253c
 def save_statistics(s:Statistics, path):
     "Write statistics to a file, whole or not at all."
     m, none = s.moments, torch.zeros(0, 0)
@@ -497,7 +511,7 @@ def save_statistics(s:Statistics, path):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, save({k: v.cpu().contiguous() for k, v in tensors.items()}))
 
-# %% ../nbs/40_metrics.ipynb #44f64cc8
+# %% ../nbs/40_metrics.ipynb #1e81f70e
 def load_statistics(path, device="cpu") -> Statistics:
     "Statistics from a file; they can be read, not continued."
     t = load_file(path, device="cpu" if "mps" in str(device) else str(device))
@@ -508,6 +522,7 @@ def load_statistics(path, device="cpu") -> Statistics:
     s.scores.seen, s.scores.missing, s.scores.sums = scored, bool(missing), t["sums"] if t["sums"].numel() else None
     return s
 
+# %% ../nbs/40_metrics.ipynb #d12e232f
 def reference(
     data:Data, # pictures
     net, # as for `statistics`
@@ -523,7 +538,7 @@ def reference(
     save_statistics(s, path)
     return s
 
-# %% ../nbs/40_metrics.ipynb #84716f67
+# %% ../nbs/40_metrics.ipynb #869576fd
 def as_data(
     source, # `Data`, an array of pictures, or what `load_data` takes: a name, a folder, an .npz
     name:str, # for messages
@@ -535,6 +550,7 @@ def as_data(
     if len(data.shape) != 3: raise ValueError(f"{name}: {data.name} holds points; this network sees pictures, so use frechet_distance or sliced_wasserstein")
     return resized(data, resize) if resize and data.shape[1:] != (resize, resize) else data
 
+# %% ../nbs/40_metrics.ipynb #905f490e
 def subset(data:Data, n, name, seed) -> Data:
     "All, or an even sample of n."
     if n is None: return data
@@ -585,12 +601,13 @@ def in_span(
     basis = torch.linalg.qr(rows.T)[0]
     return [x @ basis for x in a], [x @ basis for x in b]
 
-# %% ../nbs/40_metrics.ipynb #c65fa0d2
+# %% ../nbs/40_metrics.ipynb #759c3e6a
 def _total(parts):
     m = Moments()
     for p in parts: m.merge(p)
     return m
 
+# %% ../nbs/40_metrics.ipynb #5144acaf
 def numbers(
     a:Statistics, # of samples
     b:Statistics, # of the reference

@@ -41,13 +41,13 @@ def weights(tmp_path_factory):
     return str(path)
 
 @pytest.fixture(scope="module")
-def sets(): return pictures(24, 1, 120), pictures(24, 2, 150)
+def sets(): return pictures(16, 1, 120), pictures(16, 2, 160)
 
 @pytest.fixture(scope="module")
 def theirs(weights, sets):
     "torch-fidelity's numbers. The FID of 768 features, whose eigenvalues cost a second and not a minute."
-    return torch_fidelity.calculate_metrics(input1=Pictures(sets[0]), input2=Pictures(sets[1]), cuda=False, batch_size=24, feature_extractor="inception-v3-compat", fid=True, kid=True, prc=True, isc=True, verbose=False,
-        feature_extractor_weights_path=weights, feature_layer_fid="768", kid_subsets=5, kid_subset_size=16, isc_splits=1, samples_shuffle=False)
+    return torch_fidelity.calculate_metrics(input1=Pictures(sets[0]), input2=Pictures(sets[1]), cuda=False, batch_size=16, feature_extractor="inception-v3-compat", fid=True, kid=True, prc=True, isc=True, verbose=False,
+        feature_extractor_weights_path=weights, feature_layer_fid="768", kid_subsets=5, kid_subset_size=12, isc_splits=1, samples_shuffle=False)
 
 @pytest.fixture(scope="module")
 def ours(weights, sets):
@@ -60,7 +60,7 @@ def test_fid_is_torch_fidelitys(weights, sets, theirs):
 
 def test_the_others_are_torch_fidelitys(ours, theirs):
     (f, logits), (g, _) = ours
-    mean, std = kid(f, g, subsets=5, size=16)
+    mean, std = kid(f, g, subsets=5, size=12)
     assert np.allclose([mean, std], [theirs["kernel_inception_distance_mean"], theirs["kernel_inception_distance_std"]], rtol=1e-4)
     precision, recall = precision_recall(f, g)
     assert 0 < precision < 1 and (precision, recall) == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)
@@ -73,7 +73,7 @@ def test_torchmetrics(weights, sets, ours):
     value = fid(*sets, net=Inception(64, weights=weights, device="cpu"))
     assert value > .1 and abs(value - float(m.compute())) < 1e-3
     (f, logits), (g, _) = ours
-    m = KernelInceptionDistance(feature=torch.nn.Flatten(), subsets=1, subset_size=24)
+    m = KernelInceptionDistance(feature=torch.nn.Flatten(), subsets=1, subset_size=16)
     m.update(g[:, :, None, None].double(), real=True); m.update(f[:, :, None, None].double(), real=False)
     assert kid_exact(blocks(f.double()), blocks(g.double()))[0] == pytest.approx(float(m.compute()[0]), rel=1e-4)
     m = InceptionScore(feature=torch.nn.Flatten(), splits=1)
