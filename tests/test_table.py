@@ -22,13 +22,13 @@ def test_killed_and_continued(tmp_path):
         time.sleep(.05)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
-    early, weights = record(tmp_path, "rf"), (tmp_path/"rf/1-RF/model.safetensors").stat().st_mtime_ns
+    early, trained = record(tmp_path, "rf"), [(tmp_path/"rf/1-RF"/f).read_bytes() for f in ("model.safetensors", "metrics.jsonl")]
     assert not (tmp_path/"rf.ipynb").exists() and all(r["frechet"] > 0 for r in early)
     job = make(tmp_path, "rf")
     log, _ = job.communicate(timeout=300)
     assert job.returncode == 0, log
     rows = record(tmp_path, "rf")
-    assert rows[:len(early)] == early and (tmp_path/"rf/1-RF/model.safetensors").stat().st_mtime_ns == weights
+    assert rows[:len(early)] == early and [(tmp_path/"rf/1-RF"/f).read_bytes() for f in ("model.safetensors", "metrics.jsonl")] == trained
     assert {(r["system"], r["distilled"]) for r in rows} == {(f"{k}-RF", d) for k in (1, 2, 3) for d in (False, True)}
     assert all((tmp_path/"rf"/r["grid"]).exists() and r["recall"] is not None and r["is"] is None for r in rows)
     job = make(tmp_path, "rf")
