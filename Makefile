@@ -50,9 +50,11 @@ pfgmpp-2048 := train_pfgm -p D 2048 -p rounds 1 -p distill False
 pfgmpp-inf := train_pfgm -p D inf -p rounds 1 -p distill False
 pfgmpp-1-stable := $(pfgmpp-1) -p stable True
 pfgmpp-inf-stable := $(pfgmpp-inf) -p stable True
-TABLE ?= vp subvp rf pfgm pfgmpp-1 pfgmpp-128 pfgmpp-2048 pfgmpp-inf pfgmpp-1-stable pfgmpp-inf-stable
-JOBS ?= 2
-OUT ?= runs/table
+TABLE := vp subvp rf pfgm pfgmpp-1 pfgmpp-128 pfgmpp-2048 pfgmpp-inf pfgmpp-1-stable pfgmpp-inf-stable
+JOBS := 2
+OUT := runs/table
+EXTRA :=
+$(if $(word 2,$(OUT)),$(error OUT: '$(OUT)' has a space; give a folder without))
 
 # An executed notebook appears under its name when it is complete; until then its run continues where it was.
 $(OUT)/%.ipynb:
@@ -64,9 +66,13 @@ table: $(STAMP)
 	@$(MAKE) --no-print-directory -j$(JOBS) $(TABLE:%=$(OUT)/%.ipynb)
 	$(BIN)/papermill --no-progress-bar nbs/results.ipynb $(OUT)/results.ipynb -p folder $(OUT) -p write True
 
+# `make records TABLE="rf"` takes one line; a line that is not complete is refused, and nothing is half copied.
 records: $(STAMP)
-	for run in $(TABLE); do mkdir -p nbs/records/table/$$run && cp -R $(OUT)/$$run/result.json $(OUT)/$$run/grids nbs/records/table/$$run/; done
+	@for run in $(TABLE); do test -f $(OUT)/$$run.ipynb || { echo "records: the run $$run in $(OUT) is not complete; give make table again" >&2; exit 1; }; done
+	@for run in $(TABLE); do to=nbs/records/table/$$run; rm -rf $$to && mkdir -p $$to && cp $(OUT)/$$run/result.json $$to/ && { test ! -d $(OUT)/$$run/grids || cp -R $(OUT)/$$run/grids $$to/; } || exit 1; done
+	$(BIN)/python tests/ship.py $(OUT)
 	$(MAKE) run NB=results
+	$(MAKE) run NB=42_pipeline
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n-workers 2

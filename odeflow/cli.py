@@ -42,7 +42,7 @@ def main(
     if name not in COMMANDS: print(f"odeflow: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr); return 1
     options = vars(anno_parser(COMMANDS[name], prog=f"odeflow {name}").parse_args(rest))
     try: COMMANDS[name](**{k: v for k, v in options.items() if k not in ("pdb", "xtra")})
-    except (ValueError, TypeError, OSError) as e: print(f"odeflow {name}: {e}", file=sys.stderr); return 1
+    except (ValueError, TypeError, OSError, RuntimeError) as e: print(f"odeflow {name}: {e}", file=sys.stderr); return 1
     except KeyboardInterrupt: return 130
     return 0
 
@@ -61,6 +61,6 @@ def fid(
     "FID, KID, precision and recall of two sets of pictures with error bars and all that they depend on, as JSON."
     if json and not Path(json).absolute().parent.is_dir(): raise FileNotFoundError(f"json: there is no folder '{Path(json).parent}'; give a path in one that exists")
     a, b = alike(a, b, samples, resize, seed, least=5)
-    story = measure(a, b, net=Inception(device=device, batch=batch), seed=seed)
+    story = measure(a, b if samples is None else b.x, net=Inception(device=device, batch=batch), seed=seed)      # a sample is not worth remembering
     print(dumps(story, indent=1))
     if json: write_json(story, json)

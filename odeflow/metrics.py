@@ -14,7 +14,7 @@ __all__ = ['SHIPPED', 'WEIGHTS', 'LAYERS', 'VERSION', 'ROUNDING', 'features', 'b
            'alike', 'fid', 'in_span', 'numbers', 'story', 'measure', 'DigitsFeatures']
 
 # %% ../nbs/40_metrics.ipynb #46f5817e
-import hashlib, json, math
+import hashlib, json, sys
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -63,7 +63,8 @@ class Moments:
     ):
         new, x = Moments(), x.detach().double()
         new.n, new.mean = len(x), x.mean(0)
-        new.scatter = (x - new.mean).T @ (x - new.mean)
+        x = x - new.mean
+        new.scatter = x.T @ x
         return self.merge(new)
 
 # %% ../nbs/40_metrics.ipynb #39baa530
@@ -308,7 +309,10 @@ def load_inception(
 ) -> nn.Module:
     "torch-fidelity's FID network; one sentence where its weights cannot be had."
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    try: return FeatureExtractorInceptionV3("inception-v3-compat", outputs, feature_extractor_weights_path=weights and str(weights))
+    path = Path(weights or inception_weights())
+    try:
+        if weights or path.exists(): torch.load(path, map_location="cpu", weights_only=True)      # torch-fidelity would run what a pickle says
+        return FeatureExtractorInceptionV3("inception-v3-compat", outputs, feature_extractor_weights_path=weights and str(weights))
     except Exception as e:
         raise FileNotFoundError(f"weights: the FID network's could not be {'read' if weights or inception_weights().exists() else 'downloaded'} ({type(e).__name__}); "
                                 f"put torch-fidelity's {WEIGHTS} at '{weights or inception_weights()}'") from None
@@ -484,7 +488,7 @@ class Statistics:
 # %% ../nbs/40_metrics.ipynb #45c6e4a0
 def statistics(
     data:Data, # pictures
-    net, # `Inception()`, or another with `batch` and `net(u) -> features, logits`
+    net, # `Inception()`, or another with `net(u) -> features, logits` and distance, layer, batch, device, code, weights
     *,
     keep:int=10_000, # rows of features to hold
     seed:int=0, # of which ones
@@ -533,9 +537,10 @@ def reference(
     "The statistics of a reference set: remembered where the same code and weights have seen the same data."
     path = reference_path(data, net, keep, seed)
     try: return load_statistics(path, net.device)
-    except (OSError, SafetensorError): pass                                  # none yet, or a damaged file
+    except (OSError, SafetensorError, KeyError): pass                        # none yet, or a damaged file
     s = statistics(data, net, keep=keep, seed=seed)
-    save_statistics(s, path)
+    try: save_statistics(s, path)
+    except OSError as e: print(f"the statistics of {data.name} cannot be remembered in '{path.parent}' ({e.strerror}); ODEFLOW_DATA names another place", file=sys.stderr)
     return s
 
 # %% ../nbs/40_metrics.ipynb #869576fd
@@ -566,7 +571,7 @@ def alike(
     least:int=2, # pictures that each must have
 ) -> tuple: # two sets that can be compared
     "Two sets of pictures, checked against each other."
-    if isinstance(samples, int): samples = (samples, samples)
+    if samples is not None and not isinstance(samples, (tuple, list)): samples = (samples, samples)
     a, b = (subset(as_data(z, name, resize), n, name, seed) for z, name, n in zip((a, b), "ab", samples or (None, None)))
     for z, name in ((a, "a"), (b, "b")):
         if len(z) < least: raise ValueError(f"{name}: {len(z)} pictures; give {least} or more, and 2,049 or more for a full covariance of 2,048 features")
@@ -642,6 +647,7 @@ def measure(
     keep:int=10_000, # rows of features for KID, precision, recall and error bars
 ) -> dict: # can be written as JSON
     "FID, KID, precision, recall and Inception Score with their error bars, and all that they depend on."
+    if keep < 5: raise ValueError(f"keep: {keep} rows are too few for an error bar; give 5 or more")
     remember = not hasattr(b, "dtype")
     (a, b), net = alike(a, b, samples, resize, seed, least=5), net or Inception()
     sets = statistics(a, net, keep=keep, seed=seed), (reference if remember else statistics)(b, net, keep=keep, seed=seed)

@@ -113,7 +113,7 @@ def describe(self:PFGM):
 @patch(as_prop=True)
 def known(self:PFGM):
     "This flow, if it has seen its data."
-    if self.center is None: raise ValueError("data: a Poisson flow is defined by its charges; call fit(data) first, as training does")
+    if self.center is None or self.z_max is None: raise ValueError("data: a Poisson flow is defined by its charges; call fit(data) first, as training does")
     return self
 
 # %% ../nbs/22_pfgm.ipynb #p017
@@ -150,7 +150,7 @@ def large_batch(
     charges:Tensor, # (L, N) all data
     size:int, # of the large batch; None is all
     rng:Rng, # which others
-) -> Tensor: # (size, N)
+) -> Tensor: # (max(size, B), N)
     "$\\mathcal B_L$: the perturbed data themselves, and others at random (Xu et al. 2022, Algorithm 1)."
     if size is None: return charges
     more = rng.integers(len(charges), max(0, size - len(x1)))
@@ -160,8 +160,9 @@ def large_batch(
 def loss(self:PFGM, net, x1, rng, x0=None):
     "Squared error of the N+1 numbers, their mean (Xu et al. 2022, Algorithm 1)."
     if x0 is not None: raise TypeError("x0: a Poisson field has no pairs; train a RectifiedFlow on a coupling")
+    if not hasattr(self, "charges"): raise ValueError("data: the field is that of all data; call fit(data) first, as training does")
     y, z = self.perturb(x1, rng)
-    self.charges = self.known.charges.to(x1)
+    self.charges = self.charges.to(x1)
     v = normalised_field(torch.cat([y.flatten(1), z[:, None]], 1), large_batch(x1, self.charges, self.field_batch, rng), self.gamma)
     v_x, v_z = self.ask(net, y, z)
     return (torch.cat([v_x.flatten(1), v_z[:, None]], 1) - v).square().mean(1)

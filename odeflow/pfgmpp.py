@@ -114,7 +114,7 @@ def finish(self:PFGMPP, net, x): return self.denoise(net, x, x.new_full((len(x),
 def perturb(self:PFGMPP,
     x1:Tensor, # (B, *shape) data
     rng:Rng, # where noise and levels come from
-    x0:Tensor=None, # (B, *shape) states at sigma_max; None draws them
+    x0:Tensor=None, # (B, *shape) disturbances of level sigma_max; None draws them
 ) -> tuple: # states (B, *shape), and their sigma (B,)
     "$x=y+\\sigma\\sqrt D\\,g_x/\\lVert g_z\\rVert$ at a random $\\sigma$ (Xu et al. 2023, appendix B)."
     if x0 is None: x0 = self.prior.sample(len(x1), tuple(x1.shape[1:]), rng)
@@ -122,15 +122,22 @@ def perturb(self:PFGMPP,
     return x1 + expand(sigma/self.sigma_max, x1)*x0.to(x1), sigma
 
 @patch
-def target(self:PFGMPP, x, sigma, x1, rng):
+def target(self:PFGMPP,
+    x:Tensor, # (B, *shape) states
+    sigma:Tensor, # (B,) their clock readings
+    x1:Tensor, # (B, *shape) the images that were perturbed
+    rng:Rng, # which others are in the batch
+) -> Tensor: # (B, *shape)
     "The image that was perturbed, or the mean of a batch of data given the state (Xu, Tong and Jaakkola 2023)."
     if self.field_batch == 0: return x1
+    if not hasattr(self, "charges"): raise ValueError("data: stable targets need all data; call fit(data) first, as training does")
     self.charges = self.charges.to(x1)
     data = large_batch(x1, self.charges, self.field_batch, rng)
     return (kernel_weights(x.flatten(1), sigma, data, self.D) @ data.double()).to(x).reshape(x.shape)
 
 @patch
 def loss(self:PFGMPP, net, x1, rng, x0=None):
+    if x0 is not None and self.field_batch != 0: raise TypeError("x0: a stable target averages over all data, so pairs would be lost; give field_batch=0")
     x, sigma = self.perturb(x1, rng, x0)
     weight = 1/precondition(self.level(x, sigma), self.sigma_data)[1]**2
     return weight*(self.denoise(net, x, sigma) - self.target(x, sigma, x1, rng)).flatten(1).square().mean(1)

@@ -13,7 +13,6 @@ import json
 from pathlib import Path
 
 from fastcore.basics import patch
-from torch import Tensor
 
 from .flow import Flow, Samples, rebuild, sample
 from .nets import Net, load_net, save_net

@@ -61,6 +61,10 @@ class RectifiedFlow(Flow):
     @property
     def sampler(self): return dict(solver="euler", nfe=self.steps) if self.steps else Flow.sampler
 
+    def describe(self):
+        d, std = super().describe(), getattr(self.prior, "std", 1.)
+        return d if std == 1 else d | {"prior": f"{d['prior']}(std={std:g})"}     # which `rebuild` refuses
+
     def velocity(self, net, x, t): return net(x, t)
 
     def loss(self, net, x1, rng, x0=None):

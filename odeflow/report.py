@@ -45,9 +45,11 @@ def row(
     return full
 
 # %% ../nbs/41_report.ipynb #d92f00e2
-def device_name() -> str:
+def device_name(
+    device=None, # that was used; None is the best there is
+) -> str:
     "The GPU's name, or the processor's where the system tells."
-    if torch.cuda.is_available(): return torch.cuda.get_device_name()
+    if torch.cuda.is_available() and str(device) != "cpu": return torch.cuda.get_device_name()
     try: return re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())[1]
     except (OSError, TypeError): return platform.processor() or platform.machine()
 
@@ -63,11 +65,11 @@ def feature_network(
     device="cpu", # where it computes
 ):
     "What `measure` takes for this data set: the classifier for the digits, the FID network where asked for, else None."
-    if data.name == "digits" and data.shape == (1, 8, 8): return DigitsFeatures()
-    return Inception(device=device) if fid and len(data.shape) == 3 else None
+    if fid and len(data.shape) == 3: return Inception(device=device)
+    return DigitsFeatures() if data.name == "digits" and data.shape == (1, 8, 8) else None
 
 # %% ../nbs/41_report.ipynb #14628b57
-MEASURED = ("fid", "frechet_classifier", "kid", "is", "precision", "recall", "code", "weights", "se")  # what a row takes from `measure`
+MEASURED = ("fid", "frechet_classifier", "kid", "is", "precision", "recall", "code", "weights", "note", "se")  # what a row takes from `measure`
 
 def judge(
     x, # (n, *shape) samples
@@ -75,6 +77,8 @@ def judge(
     features=None, # the network of `feature_network`
 ) -> dict: # part of a row
     "How far samples are from the data: in pixels or coordinates, and in the features of a network."
+    lost = int((~x.isfinite()).flatten(1).any(1).sum())
+    if lost: raise ValueError(f"x: {lost} of {len(x)} samples are not finite; sample with another solver, more evaluations or a tighter tolerance")
     if len(data.shape) == 3: x = to_float(to_uint8(x))
     deep = measure(x, data, net=features) if features else {}
     return {"samples": len(x), "dataset": data.name, "frechet": frechet_distance(x, data.all().cpu())} | {k: deep[k] for k in MEASURED if k in deep}
@@ -98,10 +102,12 @@ def evaluate(
     **options, # further options of `sample`
 ) -> dict: # a row
     "Samples of a flow, measured: Frechet distances in pixels (or coordinates) and in features to the data, with mean NFE and costs."
-    pieces = [sample(flow, net, min(batch, n - i), data.shape, seeds=range(i, min(i + batch, n)), solver=solver, device=device, **options) for i in range(0, n, batch)]
+    each = {"seeds": range(n)} | {k: options.pop(k) for k in ("seeds", "labels") if k in options}
+    draw = lambda i: sample(flow, net, min(batch, n - i), data.shape, solver=solver, device=device, **{k: v[i:i + batch] for k, v in each.items()}, **options)
+    pieces = [draw(i) for i in range(0, n, batch)]
     x, nfe = (torch.cat([getattr(p, k) for p in pieces]).cpu() for k in ("x", "nfe"))
     if grid: save_grid(x[:64], grid, rows=8)
-    cost = {"images": trained and trained.images, "minutes": trained and round(trained.minutes, 3), "device": device_name()}
+    cost = {"images": trained and trained.images, "minutes": trained and round(trained.minutes, 3), "device": device_name(pieces[0].x.device)}
     how = {"solver": solver, "nfe": float(nfe.double().mean())} | {k: v for k, v in options.items() if k in ("rtol", "atol")}
     return row(system, distilled=distilled, seed=seed, **how, **judge(x, data, features), **cost)
 
@@ -130,7 +136,7 @@ def read_record(
     "One run's record, its rows checked; ValueError where it is none."
     try:
         record = json.loads(Path(path).read_text())
-        return record | {"rows": [{"run": record["run"], **row(**r)} for r in record["rows"]]}
+        return record | {"folder": Path(path).parent, "rows": [{"run": record["run"], **row(**r)} for r in record["rows"]]}
     except (ValueError, KeyError, TypeError) as e: raise ValueError(f"result: '{path}' is not a run's record ({e}); repair or remove it") from None
 
 def read_records(
@@ -154,8 +160,10 @@ class Results:
     ):
         self.folder, self.data, self.common, self.rows = Path(folder), data, common, []
         path = self.folder/"result.json"
-        old = read_record(path)["rows"] if path.exists() else []
-        self.before = {r["key"]: {k: v for k, v in r.items() if k != "run"} for r in old if "key" in r}
+        old = read_record(path) if path.exists() else {"rows": []}
+        self.facts = {k: v for k, v in old.items() if k not in ("run", "rows", "folder", "environment")}
+        whole = lambda r: "key" in r and (not r.get("grid") or (self.folder/r["grid"]).exists())
+        self.before = {r["key"]: {k: v for k, v in r.items() if k != "run"} for r in old["rows"] if whole(r)}
 
     def measure(self,
         member, # with system, distilled, flow, net, trained
@@ -169,23 +177,23 @@ class Results:
 
     def write(self, **story):
         "Write all rows, those of a run before this one that were not asked for yet among them."
-        write_result(self.folder, [*self.rows, *self.before.values()], environment=environment(), **story)
+        write_result(self.folder, [*self.rows, *self.before.values()], environment=environment(), **self.facts | story)
 
 # %% ../nbs/41_report.ipynb #6499fd54
 @patch
 def key(self:Results, member, how):
     "What a row depends on, as 16 hexadecimal digits."
     common = {k: v for k, v in self.common.items() if k not in ("device", "features")}
-    judge = [getattr(self.common.get("features"), k, None) for k in ("code", "weights")]
-    what = [member.system, member.distilled, member.flow.describe(), net_digest(member.net), self.data.digest(), common, judge, how]
+    judged = [getattr(self.common.get("features"), k, None) for k in ("code", "weights")]
+    what = [member.system, member.distilled, member.flow.describe(), net_digest(member.net), self.data.digest(), common, judged, how]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 @patch
 def fresh(self:Results, member, how):
     "A row measured now; pictures leave a grid of 64 beside it."
-    name = re.sub("[^A-Za-z0-9.]+", "-", " ".join([member.system, *["distilled"]*member.distilled, how["solver"], str(how.get("nfe") or "")])).strip("-")
+    name = re.sub("[^A-Za-z0-9.]+", "-", " ".join([member.system, *["distilled"]*member.distilled, how["solver"], str(how.get("nfe") or how.get("rtol") or "")])).strip("-")
     grid = {"grid": f"grids/{name}.png"} if len(self.data.shape) == 3 else {}
-    if grid: (self.folder/"grids").mkdir(exist_ok=True)
+    if grid: (self.folder/"grids").mkdir(parents=True, exist_ok=True)
     r = evaluate(member.flow, member.net, self.data, system=member.system, distilled=member.distilled, trained=member.trained,
                  **self.common, **how, **{k: self.folder/v for k, v in grid.items()})
     return r | grid

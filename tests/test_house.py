@@ -91,7 +91,7 @@ def test_films():
     films = [f for f in (ROOT/"nbs/images").iterdir() if not f.name.startswith(".")]
     assert films and [f.name for f in films if f.stat().st_size >= 1_000_000 or f"](images/{f.name})" not in text] == []
 
-@each_chapter
+@pytest.mark.parametrize("path", [*CHAPTERS, ROOT/"nbs/results.ipynb"], ids=lambda p: p.stem)
 def test_executed(path):
     "A cell that prints or draws at its top level has kept its output."
     shows = re.compile(r"^(print\(|plt\.|.*plt\.subplots\()", re.M)
@@ -174,4 +174,4 @@ def test_installed_once(tmp_path):
 
 def test_make_help():
     text = call("make", "help", cwd=ROOT).stdout
-    assert [t for t in ("demo", "test", "bench", "lab", "run", "readme", "docs", "clean") if f"make {t} " not in text] == []
+    assert [t for t in ("demo", "table", "records", "test", "bench", "lab", "run", "readme", "docs", "clean") if f"make {t} " not in text] == []
