@@ -11,7 +11,7 @@ __all__ = ['SHIPPED', 'WEIGHTS', 'LAYERS', 'VERSION', 'ROUNDING', 'features', 'b
            'classifier_features', 'classify', 'inception_weights', 'load_inception', 'sha16', 'Inception', 'kernel',
            'mmd', 'kid', 'kid_exact', 'radii', 'covered', 'precision_recall', 'ClassScores', 'Reservoir', 'Statistics',
            'statistics', 'reference_path', 'save_statistics', 'load_statistics', 'reference', 'as_data', 'subset',
-           'alike', 'fid', 'in_span', 'numbers', 'story', 'measure', 'DigitsFeatures']
+           'alike', 'fid', 'in_span', 'remembering_precision_recall', 'numbers', 'story', 'measure', 'DigitsFeatures']
 
 # %% ../nbs/40_metrics.ipynb #46f5817e
 import hashlib, json, sys
@@ -612,6 +612,22 @@ def _total(parts):
     for p in parts: m.merge(p)
     return m
 
+# %% ../nbs/40_metrics.ipynb #64d93791
+def remembering_precision_recall(
+    k:int=3, # neighbours that set the size of a ball
+    chunk:int=1000, # rows at a time
+): # `f(a, b)` of two lists of blocks -> array of precision and recall
+    "`precision_recall` of sets in blocks; what it has worked out for a set, it keeps."
+    sets = {}
+    def balls(z):
+        key = tuple(map(id, z))
+        if key not in sets: sets[key] = (x := torch.cat(z)), radii(x, k, chunk)
+        return sets[key]
+    def value(a, b):
+        (x, r), (y, s) = balls(a), balls(b)
+        return np.array([covered(x, y, s, chunk), covered(y, x, r, chunk)])
+    return value
+
 # %% ../nbs/40_metrics.ipynb #5144acaf
 def numbers(
     a:Statistics, # of samples
@@ -621,7 +637,7 @@ def numbers(
     "The metrics of two sets, each with its error bar; the Inception Score is None where it was not measured."
     rows = [blocks(z.kept.rows.to(z.moments.mean)) for z in (a, b)]
     moments, share = [[Moments().update(x) for x in z] for z in in_span(*rows)], [len(z.kept.rows)/z.moments.n for z in (a, b)]
-    pr = lambda x, y: np.array(precision_recall(torch.cat(x), torch.cat(y)))
+    pr = remembering_precision_recall()
     out = {name: (frechet(a.moments, b.moments), jackknife(lambda x, y: frechet(_total(x), _total(y)), *moments, share=share)), "kid": kid_exact(*rows)}
     out |= {k: pair for k, pair in zip(("precision", "recall"), zip(pr(*rows).tolist(), jackknife(pr, *rows)))}
     score, std = a.scores.value()
