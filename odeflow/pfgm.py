@@ -50,7 +50,7 @@ class Around:
 # %% ../nbs/22_pfgm.ipynb #p011
 class PFGM(Flow):
     "Poisson flow: along the field lines of the data, from $\\log z_{\\max}$ to $\\log z_{\\min}$ (Xu et al. 2022, section 3.3)."
-    extra, final_nfe = 1, 1
+    extra, final_nfe, sampler = 1, 1, dict(solver="heun", nfe=35)
     def __init__(self,
         M:int=None, # scales of training; None takes it from the data
         z_max:float=None, # height of the prior; None takes it from M
