@@ -70,8 +70,6 @@ class Gaussian:
         return -0.5*(x/self.std).flatten(1).square().sum(1) - d*(math.log(self.std) + 0.5*math.log(2*math.pi))
 
 # %% ../nbs/00_flow.ipynb #913b37cd
-FLOWS = {}  # every system by its name, so that a run's folder can be read back
-
 class Flow:
     "A prior, a field and a clock: the contract that each system of the book fulfils."
     prior = Gaussian()  # has `sample(n, shape, rng)`, and `log_prob(x)` where the density is known
@@ -95,11 +93,10 @@ class Flow:
     ) -> Tensor: # (B,) loss of each sample
         raise NotImplementedError(f"{type(self).__name__} has no loss yet")
 
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        FLOWS[cls.__name__] = cls
-
 # %% ../nbs/00_flow.ipynb #94478a66
+FLOWS = {}  # every system by its name
+Flow.__init_subclass__ = classmethod(lambda cls: FLOWS.update({cls.__name__: cls}))
+
 @patch
 def describe(self:Flow) -> dict:
     "The constants that define this flow, for a run's config.json."

@@ -75,6 +75,7 @@ def charges(
     x = data.all()
     return torch.cat([x, x.flip(-1)] if data.flip else [x]).flatten(1)
 
+# %% ../nbs/22_pfgm.ipynb #365ea527
 @patch
 def fit(self:PFGM,
     data, # the training set

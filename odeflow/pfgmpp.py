@@ -121,6 +121,7 @@ def perturb(self:PFGMPP,
     sigma = (self.p_mean + self.p_std*rng.normal(len(x1))).exp().to(x1)
     return x1 + expand(sigma/self.sigma_max, x1)*x0.to(x1), sigma
 
+# %% ../nbs/23_pfgmpp.ipynb #11cfbaa1
 @patch
 def target(self:PFGMPP,
     x:Tensor, # (B, *shape) states

@@ -10,6 +10,7 @@ __all__ = ['TIMES', 'ERRORS', 'uniform', 'logit_normal', 'u_shaped', 'l2', 'pseu
 # %% ../nbs/30_rectified.ipynb #fee931d1
 import math
 
+from fastcore.basics import patch
 import torch
 from torch import Tensor
 
@@ -58,13 +59,6 @@ class RectifiedFlow(Flow):
         if steps is not None and steps < 1: raise ValueError(f"steps: {steps} is not 1 or more")
         self.prior, self.time, self.error, self.steps = prior or Gaussian(), time, error, steps
 
-    @property
-    def sampler(self): return dict(solver="euler", nfe=self.steps) if self.steps else Flow.sampler
-
-    def describe(self):
-        d, std = super().describe(), getattr(self.prior, "std", 1.)
-        return d if std == 1 else d | {"prior": f"{d['prior']}(std={std:g})"}     # which `rebuild` refuses
-
     def velocity(self, net, x, t): return net(x, t)
 
     def loss(self, net, x1, rng, x0=None):
@@ -74,6 +68,15 @@ class RectifiedFlow(Flow):
         t = t.to(x1)
         s = expand(t, x1)
         return ERRORS[self.error](net(s*x1 + (1 - s)*x0, t) - (x1 - x0))
+
+# %% ../nbs/30_rectified.ipynb #c11271da
+@patch(as_prop=True)
+def sampler(self:RectifiedFlow): return dict(solver="euler", nfe=self.steps) if self.steps else Flow.sampler
+
+@patch
+def describe(self:RectifiedFlow):
+    d, std = super(RectifiedFlow, self).describe(), getattr(self.prior, "std", 1.)
+    return d if std == 1 else d | {"prior": f"{d['prior']}(std={std:g})"}
 
 # %% ../nbs/30_rectified.ipynb #7b0522e3
 def gaussian_velocity(

@@ -107,9 +107,8 @@ def evaluate(
     pieces = [draw(i) for i in range(0, n, batch)]
     x, nfe = (torch.cat([getattr(p, k) for p in pieces]).cpu() for k in ("x", "nfe"))
     if grid: save_grid(x[:64], grid, rows=8)
-    cost = {"images": trained and trained.images, "minutes": trained and round(trained.minutes, 3), "device": device_name(pieces[0].x.device)}
-    how = {"solver": solver, "nfe": float(nfe.double().mean())} | {k: v for k, v in options.items() if k in ("rtol", "atol")}
-    return row(system, distilled=distilled, seed=seed, **how, **judge(x, data, features), **cost)
+    cost = {"nfe": float(nfe.double().mean()), "images": trained and trained.images, "minutes": trained and round(trained.minutes, 3), "device": device_name(pieces[0].x.device)}
+    return row(system, distilled=distilled, solver=solver, seed=seed, **cost, **judge(x, data, features), **{k: v for k, v in options.items() if k in ("rtol", "atol")})
 
 # %% ../nbs/41_report.ipynb #dc6927c4
 def _plain(x):
@@ -175,9 +174,11 @@ class Results:
         self.write()
         return r
 
-    def write(self, **story):
-        "Write all rows, those of a run before this one that were not asked for yet among them."
-        write_result(self.folder, [*self.rows, *self.before.values()], environment=environment(), **self.facts | story)
+# %% ../nbs/41_report.ipynb #b8f0a306
+@patch
+def write(self:Results, **story):
+    "Write all rows, those of a run before this one that were not asked for yet among them."
+    write_result(self.folder, [*self.rows, *self.before.values()], environment=environment(), **self.facts | story)
 
 # %% ../nbs/41_report.ipynb #6499fd54
 @patch
@@ -300,6 +301,7 @@ def optional(kind):
     "That type, or None."
     return (kind, type(None))
 
+# %% ../nbs/41_report.ipynb #156c99f1
 EXPERIMENT = {  # the parameters that the training experiments share: types, test, what is accepted
     "dataset": (str, None, "a name, a folder of pictures or an .npz"),
     "out": (str, None, "a folder"),
