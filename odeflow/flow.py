@@ -25,12 +25,15 @@ class Rng:
         seed:int=0, # seed of the one stream
         seeds=None, # seeds, one a sample; then `seed` is not used
         device="cpu", # where the one stream lives; streams of single samples are always drawn on the CPU
+        part:tuple=(0, 1), # (k, m): the k-th of m equal parts of what the one stream draws
     ):
         self.streams = [_generator(s) for s in seeds] if seeds is not None else None
-        self.stream = None if self.streams else _generator(seed, device)
+        self.stream, self.part = None if self.streams else _generator(seed, device), part
 
     def _draw(self, f, n, shape):
-        if self.streams is None: return f((n, *shape), generator=self.stream, device=self.stream.device)
+        if self.streams is None:
+            k, m = self.part
+            return f((n*m, *shape), generator=self.stream, device=self.stream.device)[k*n:(k + 1)*n]
         if n != len(self.streams): raise ValueError(f"n: {n} samples asked of {len(self.streams)} seeds; give one seed a sample")
         return torch.stack([f(tuple(shape), generator=g) for g in self.streams])
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .flow import Flow, integrate, sample, Field
 from .nets import write_atomic
-from .train import Preset, claim_folder, new_net, train
+from .train import Preset, claim_folder, main_process, new_net, together, train
 from .rectified import RectifiedFlow
 
 # %% ../nbs/31_reflow.ipynb #1d6b4557
@@ -108,33 +108,39 @@ def draw_coupling(
     "Draws of the rectified coupling $(Z_0, Z_1)$ (Algorithm 3): n starts from the prior, each carried to its end."
     if n < 1: raise ValueError(f"n: {n} pairs asked for; give 1 or more")
     how = dict(solver=solver, nfe=nfe, rtol=rtol, atol=atol)
-    facts = _begin(claim_folder(folder, True), dict(n=n, shape=list(shape), story=dict(flow=flow.describe(), net=net_digest(net), seed=seed, **how)))
-    x0, x1 = (_mapped(folder, k, facts) for k in ("x0", "x1"))
-    for i, j in _pieces(facts["done"], n, batch, Path(folder).name, progress):
+    facts = _begin(folder, dict(n=n, shape=list(shape), story=dict(flow=flow.describe(), net=net_digest(net), seed=seed, **how)))
+    arrays = [_mapped(folder, k, facts) for k in ("x0", "x1")] if main_process() else None
+    def piece(i):
+        j = min(i + batch, n)
         out = sample(flow, net, j - i, shape, seeds=_pair_seeds(seed, i, j), device=device, **how)
-        x0[i:j], x1[i:j] = flow.latent(out.x0).cpu().numpy(), out.x.cpu().numpy()
-        _count(folder, facts, (x0, x1), j, int(out.nfe.sum()))
+        return i, j, flow.latent(out.x0).cpu().numpy(), out.x.cpu().numpy(), int(out.nfe.sum())
+    for starts in _pieces(facts["done"], n, batch, Path(folder).name, progress): _keep(folder, facts, arrays, together(piece, starts))
     return Coupling(folder)
 
 # %% ../nbs/31_reflow.ipynb #f6d24a49
 def _pieces(done, n, batch, name, progress):
-    "The pieces still to draw, with a progress bar."
-    with tqdm(total=n, initial=done, disable=not progress, desc=name, unit="pair", mininterval=1 if sys.stderr.isatty() else 15) as bar:
-        for i in range(done, n, batch):
-            yield i, min(i + batch, n)
-            bar.update(min(i + batch, n) - i)
+    "The starts of the pieces still to draw, one for each process at a time, with a progress bar."
+    stride = batch*(torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
+    with tqdm(total=n, initial=done, disable=not (progress and main_process()), desc=name, unit="pair", mininterval=1 if sys.stderr.isatty() else 15) as bar:
+        for i in range(done, n, stride):
+            yield range(i, min(i + stride, n), batch)
+            bar.update(min(i + stride, n) - i)
 
-def _count(folder, facts, arrays, done, evaluations):
-    "Count pairs as done, once they are on disk."
-    for a in arrays: a.flush()
-    facts |= {"done": done, "evaluations": facts["evaluations"] + evaluations}
-    write_atomic(Path(folder)/"coupling.json", json.dumps(facts).encode())
+def _keep(folder, facts, arrays, pieces):
+    "Write pieces, and count their pairs as done once they are on disk; the other processes wait for the one that writes."
+    if main_process():
+        for i, j, x0, x1, _ in pieces: arrays[0][i:j], arrays[1][i:j] = x0, x1
+        for a in arrays: a.flush()
+        facts |= {"done": pieces[-1][1], "evaluations": facts["evaluations"] + sum(p[-1] for p in pieces)}
+        write_atomic(Path(folder)/"coupling.json", json.dumps(facts).encode())
+    if torch.distributed.is_initialized(): torch.distributed.barrier()
 
 # %% ../nbs/31_reflow.ipynb #16734992
 def _pair_seeds(seed, i, j): return range((seed + 1)*10**12 + i, (seed + 1)*10**12 + j)
 
 def _begin(folder, asked):
     "The facts of a coupling begun here before, which must be the one asked for, or fresh ones."
+    if main_process(): claim_folder(folder, True)
     facts = _facts(folder)
     if facts is None: return {**asked, "done": 0, "evaluations": 0}
     diff = [k for k in asked if facts[k] != json.loads(json.dumps(asked[k]))]

@@ -22,6 +22,7 @@ from .flow import sample
 from .metrics import DigitsFeatures, Inception, frechet_distance, measure
 from .nets import write_atomic
 from .reflow import net_digest
+from .train import main_process, together
 
 # %% ../nbs/41_report.ipynb #5ac5c9e3
 KEYS = {  # what a row says: the types that it takes
@@ -99,15 +100,18 @@ def evaluate(
     features=None, # the network of `feature_network`, for distance, precision and recall in its features
     grid=None, # where to draw the first 64 pictures; None for nowhere
     batch:int=500, # samples at a time
+    progress:bool=False, # show a bar
     **options, # further options of `sample`
 ) -> dict: # a row
     "Samples of a flow, measured: Frechet distances in pixels (or coordinates) and in features to the data, with mean NFE and costs."
     each = {"seeds": range(n)} | {k: options.pop(k) for k in ("seeds", "labels") if k in options}
-    draw = lambda i: sample(flow, net, min(batch, n - i), data.shape, solver=solver, device=device, **{k: v[i:i + batch] for k, v in each.items()}, **options)
-    pieces = [draw(i) for i in range(0, n, batch)]
-    x, nfe = (torch.cat([getattr(p, k) for p in pieces]).cpu() for k in ("x", "nfe"))
-    if grid: save_grid(x[:64], grid, rows=8)
-    cost = {"nfe": float(nfe.double().mean()), "images": trained and trained.images, "minutes": trained and round(trained.minutes, 3), "device": device_name(pieces[0].x.device)}
+    def draw(i):
+        out = sample(flow, net, min(batch, n - i), data.shape, solver=solver, device=device, **{k: v[i:i + batch] for k, v in each.items()}, **options)
+        return out.x.cpu(), out.nfe.cpu(), device_name(out.x.device)
+    x, nfe, devices = zip(*together(draw, range(0, n, batch), name=f"{system}, {solver}" if progress else None))
+    x, nfe = torch.cat(x), torch.cat(nfe)
+    if grid and main_process(): save_grid(x[:64], grid, rows=8)
+    cost = {"nfe": float(nfe.double().mean()), "images": trained and trained.images, "minutes": trained and round(trained.minutes, 3), "device": devices[0]}
     return row(system, distilled=distilled, solver=solver, seed=seed, **cost, **judge(x, data, features), **{k: v for k, v in options.items() if k in ("rtol", "atol")})
 
 # %% ../nbs/41_report.ipynb #dc6927c4
@@ -178,6 +182,7 @@ class Results:
 @patch
 def write(self:Results, **story):
     "Write all rows, those of a run before this one that were not asked for yet among them."
+    if not main_process(): return
     write_result(self.folder, [*self.rows, *self.before.values()], environment=environment(), **self.facts | story)
 
 # %% ../nbs/41_report.ipynb #6499fd54
@@ -196,7 +201,7 @@ def fresh(self:Results, member, how):
     grid = {"grid": f"grids/{name}.png"} if len(self.data.shape) == 3 else {}
     if grid: (self.folder/"grids").mkdir(parents=True, exist_ok=True)
     r = evaluate(member.flow, member.net, self.data, system=member.system, distilled=member.distilled, trained=member.trained,
-                 **self.common, **how, **{k: self.folder/v for k, v in grid.items()})
+                 progress=True, **self.common, **how, **{k: self.folder/v for k, v in grid.items()})
     return r | grid
 
 @patch

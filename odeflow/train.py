@@ -6,8 +6,8 @@ Docs: https://odeflow.github.io/odeflow/train.html.md"""
 
 # %% auto #0
 __all__ = ['Trained', 'FREE', 'PRESETS', 'Recipe', 'Budget', 'learning_rate', 'ema_update', 'step_seed', 'Order', 'save_state',
-           'load_state', 'newest_state', 'claim_folder', 'bind', 'stop_signals', 'accelerator', 'Trainer', 'same_run',
-           'train', 'Preset', 'preset', 'new_net']
+           'load_state', 'newest_state', 'claim_folder', 'bind', 'stop_signals', 'accelerator', 'main_process',
+           'together', 'Trainer', 'same_run', 'train', 'Preset', 'preset', 'new_net']
 
 # %% ../nbs/04_train.ipynb #aaaf5cd5
 from collections import namedtuple
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 import safetensors.torch
@@ -34,7 +35,8 @@ from .nets import MLP, Net, UNet, save_net, write_atomic
 class Recipe:
     "How to train: what a run's config.json records and a resumed run must repeat."
     budget: str = "80000 images"  # how long: an amount and `steps`, `images` or `minutes`
-    batch: int = 128              # samples a step
+    batch: int = 128              # samples a step, over all processes
+    accumulate: int = 1           # parts in which a process works through its samples of a step, where memory is short
     lr: float = 2e-3              # peak learning rate of AdamW
     warmup: int = 100             # steps over which the learning rate rises from zero
     decay: str = "cosine"         # what it does afterwards: `cosine` to zero, or `constant`
@@ -50,7 +52,7 @@ class Recipe:
 
     def __post_init__(self):
         Budget(self.budget)
-        for name in ("batch", "lr", "clip", "log_every"):
+        for name in ("batch", "accumulate", "lr", "clip", "log_every"):
             if getattr(self, name) <= 0: raise ValueError(f"{name}: {getattr(self, name)} is not positive")
         if not 0 <= self.ema < 1: raise ValueError(f"ema: {self.ema} is not in [0, 1)")
         for name, known in (("decay", ("cosine", "constant")), ("precision", ("no", "bf16"))):
@@ -197,36 +199,56 @@ def stop_signals():
 def accelerator(
     device:str=None, # `cpu`, `cuda`, `mps`, or None for the best there is
     precision:str="no", # `no` or `bf16`
+    **more, # further options of `Accelerator`
 ) -> Accelerator:
     "Accelerate's object for devices, precision and processes; one clear sentence when the device is not there."
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device is not None and not there.get(device):
         raise ValueError(f"device: {device!r} is not available here; give {' or '.join(d for d in there if there[d])}, or None to choose")
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())   # its precision and device are fixed otherwise
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    cpu = device == "cpu" or not (there["cuda"] or there["mps"])
+    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)], **more)
+
+# %% ../nbs/04_train.ipynb #f98feed3
+def main_process() -> bool:
+    "Is this the process that writes?"
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+def together(
+    f, # what to do with an item
+    items, # the items
+    *,
+    name:str=None, # of the progress bar; None for no bar
+) -> list: # what f returned for all of them, in order, on every process
+    "Work shared out evenly among the processes of `accelerate launch`."
+    bar = lambda mine: tqdm(mine, name, disable=name is None or not main_process(), mininterval=1 if sys.stderr.isatty() else 15)
+    if not torch.distributed.is_initialized(): return [f(i) for i in bar(items)]
+    with PartialState().split_between_processes(list(items)) as mine: return gather_object([f(i) for i in bar(mine)])
 
 # %% ../nbs/04_train.ipynb #e30b9402
 Trained = namedtuple("Trained", "net steps images minutes loss")  # the averaged network, and what it cost
 
 class Trainer:
     "One training of one flow: its network, optimiser, average, folder and place in the budget."
-    def __init__(self, flow, net, data, out, recipe, resume=True, device=None):
-        self.acc = accelerator(device, recipe.precision)
-        self.out, self.recipe, self.budget = claim_folder(out, resume), recipe, Budget(recipe.budget)
+    def __init__(self, flow, net, data, out, recipe, resume=True, device=None, tracker=None):
+        self.acc = accelerator(device, recipe.precision, gradient_accumulation_steps=recipe.accumulate, log_with=tracker, project_dir=out)
+        self.out, self.recipe, self.budget, self.parts = Path(out), recipe, Budget(recipe.budget), recipe.accumulate*self.acc.num_processes
+        if recipe.batch % self.parts: raise ValueError(f"batch: {recipe.batch} samples cannot be split evenly over {self.acc.num_processes} processes in {recipe.accumulate} parts; give a multiple of {self.parts}")
+        if self.acc.is_main_process: claim_folder(out, resume)
+        self.acc.wait_for_everyone()
         self.data, self.order = data.to(self.acc.device), Order(len(data), recipe.batch, recipe.seed)
         self.flow, self.raw, self.average = flow.fit(data), net.to(self.acc.device).requires_grad_().train(), copy.deepcopy(net).to(self.acc.device).eval().requires_grad_(False)
         opt = torch.optim.AdamW(net.parameters(), recipe.lr, weight_decay=0., fused=True)
         self.net, self.opt = self.acc.prepare(self.raw, opt)
         if recipe.compile: self.net = torch.compile(self.net)
-        self.step, self.losses, self.loss = 0, [], float("nan")
+        self.step, self.losses, self.loss, self.spent, self.signal = 0, [], float("nan"), 0., 0
         self.config = {"recipe": dataclasses.asdict(recipe), "flow": flow.describe(), "data": {"name": data.name, "n": len(data), "digest": data.digest()}}
+        self.track(tracker)
+        self.group = torch.distributed.new_group(backend="gloo") if self.acc.num_processes > 1 else None
         self.begun = self.saved = self.shown = time.monotonic()
 
     @property
-    def seconds(self): return time.monotonic() - self.begun
-
-    @property
-    def fraction(self): return self.budget.fraction(self.step, self.step*self.recipe.batch, self.seconds)
+    def fraction(self): return self.budget.fraction(self.step, self.step*self.recipe.batch, self.spent)
 
 # %% ../nbs/04_train.ipynb #7228f14b
 @patch
@@ -234,33 +256,55 @@ def train_step(self:Trainer):
     "One update of weights and average."
     r, k = self.recipe, self.step
     torch.manual_seed(step_seed(r.seed, k, "dropout", self.acc.process_index))
-    rng = Rng(step_seed(r.seed, k), device=self.acc.device)
-    batch = self.data.batch(self.order(k), rng)
-    net = bind(self.net, batch.get("y"), r.label_dropout, rng)
-    loss = self.flow.loss(net, batch["x1"], rng, x0=batch.get("x0")).mean()
-    self.acc.backward(loss)
+    for i in range(r.accumulate):
+        with self.acc.accumulate(self.net):
+            loss = self.part_loss(self.acc.process_index*r.accumulate + i)
+            self.acc.backward(loss)
+        self.losses.append(loss.detach())
     self.norm = self.acc.clip_grad_norm_(self.raw.parameters(), r.clip)
     for group in self.opt.param_groups: group["lr"] = learning_rate(r, k, self.fraction)
     self.opt.step()
     self.opt.zero_grad()
     ema_update(self.average, self.raw, k, r.ema)
-    self.losses.append(loss.detach())
     self.step += 1
+
+@patch
+def part_loss(self:Trainer, i):
+    "The mean loss of the i-th part of this step's batch."
+    r, k = self.recipe, self.step
+    rng = Rng(step_seed(r.seed, k), device=self.acc.device, part=(i, self.parts))
+    batch = self.data.batch(self.order(k).chunk(self.parts)[i], rng)
+    net = bind(self.net, batch.get("y"), r.label_dropout, rng)
+    return self.flow.loss(net, batch["x1"], rng, x0=batch.get("x0")).mean()
+
+@patch
+def tick(self:Trainer, stop):
+    "Agree with the other processes on the seconds spent and on a signal to stop: the largest of each."
+    said = torch.tensor([time.monotonic() - self.begun, max(stop, default=0)], dtype=torch.float64)
+    if self.group is not None: torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX, group=self.group)
+    self.spent, self.signal = float(said[0]), int(said[1])
 
 # %% ../nbs/04_train.ipynb #9858ec2c
 @patch
 def log(self:Trainer, bar):
     "Append a line to metrics.jsonl; stop the run when the loss is not finite."
-    self.loss = float(torch.stack(self.losses).mean())
+    self.loss = float(self.acc.reduce(torch.stack(self.losses).mean(), "mean"))
     self.losses.clear()
     if not math.isfinite(self.loss):
         good = max((p.name for p in (self.out/"state").glob("step-*")), default="none yet")
         raise FloatingPointError(f"loss: {self.loss} near step {self.step}; lower lr ({self.recipe.lr}) or clip ({self.recipe.clip}); last good checkpoint in '{self.out}': {good}")
-    line = dict(step=self.step, images=self.step*self.recipe.batch, seconds=round(self.seconds, 3), loss=self.loss,
+    line = dict(step=self.step, images=self.step*self.recipe.batch, seconds=round(self.spent, 3), loss=self.loss,
                 lr=self.opt.param_groups[0]["lr"], grad_norm=float(self.norm))
+    self.acc.log(line, self.step)
     if self.acc.is_main_process:
         with open(self.out/"metrics.jsonl", "a") as f: f.write(json.dumps(line) + "\n")
     bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
+
+@patch
+def track(self:Trainer, tracker):
+    "Send the log's numbers to one of accelerate's trackers, too."
+    if tracker and not self.acc.log_with: raise ValueError(f"tracker: '{tracker}' is not installed; install it, or leave tracker at None")
+    if tracker: self.acc.init_trackers("log", config=dataclasses.asdict(self.recipe))
 
 # %% ../nbs/04_train.ipynb #74ea32c5
 @patch
@@ -273,14 +317,14 @@ def tensors(self:Trainer):
 @patch
 def save(self:Trainer):
     "Write a checkpoint and drop all but the two newest."
-    self.saved, self.spent = time.monotonic(), self.seconds
+    self.saved = time.monotonic()
     if not (self.acc.is_main_process and all(p.isfinite().all() for p in self.raw.parameters())): return
     save_state(self.out/"state"/f"step-{self.step:09d}.safetensors", self.tensors(),
                step=self.step, seconds=self.spent, loss=self.loss, config=self.config)
     for old in sorted((self.out/"state").glob("step-*.safetensors"))[:-2]: old.unlink()
 
 # %% ../nbs/04_train.ipynb #f1dccdf2
-FREE = ("budget", "compile", "log_every", "save_every", "preview_every")  # what a resumed run may change
+FREE = ("budget", "accumulate", "compile", "log_every", "save_every", "preview_every")  # what a resumed run may change
 
 def same_run(
     old:dict, # the configuration in a checkpoint
@@ -308,7 +352,7 @@ def restore(self:Trainer):
     self.opt.load_state_dict(self.opt.state_dict() | {"state": {i: part(f"opt/{i}") for i in range(n) if part(f"opt/{i}")}})
     self.step, self.loss, self.spent = meta["step"], meta["loss"], meta["seconds"]
     self.begun -= self.spent
-    self.trim_log()
+    if self.acc.is_main_process: self.trim_log()
 
 @patch
 def trim_log(self:Trainer):
@@ -335,15 +379,16 @@ def run(self:Trainer, progress=True):
     bar = tqdm(total=100, disable=not progress or not self.acc.is_main_process, unit="%", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}",
                desc=self.out.name, mininterval=1 if sys.stderr.isatty() else 15)
     with stop_signals() as stop, torch.random.fork_rng():
-        done = self.fraction >= 1
-        while not done:
+        while self.fraction < 1 and not self.signal:
             self.train_step()
-            done = self.fraction >= 1
-            if self.step % self.recipe.log_every == 0 or done or stop: self.log(bar)
+            self.tick(stop)
+            done = self.fraction >= 1 or self.signal > 0
+            if self.step % self.recipe.log_every == 0 or done: self.log(bar)
             bar.update(min(100, 100*self.fraction) - bar.n)
-            self.keep(force=done or bool(stop))
-            if stop: raise KeyboardInterrupt if stop[0] == signal.SIGINT else SystemExit(128 + stop[0])
+            self.keep(force=done)
     bar.close()
+    for t in self.acc.trackers: t.finish()
+    if self.signal: raise KeyboardInterrupt if self.signal == signal.SIGINT else SystemExit(128 + self.signal)
 
 @patch
 def keep(self:Trainer, force):
@@ -363,10 +408,11 @@ def train(
     resume:bool=True, # continue the run that `out` holds; False demands a folder without one
     device:str=None, # `cpu`, `cuda`, `mps`; None chooses
     progress:bool=True, # show a bar
+    tracker:str=None, # one of accelerate's, such as `tensorboard`
 ) -> Trained: # .net (the averaged weights), .steps, .images, .minutes, .loss
     "Train a flow on data; the folder gets config.json, metrics.jsonl, samples.png, model.safetensors and state/."
     recipe = recipe or Recipe()
-    t = Trainer(flow, net, data, out, recipe, resume, device)
+    t = Trainer(flow, net, data, out, recipe, resume, device, tracker)
     t.restore()
     t.run(progress)
     if t.acc.is_main_process: save_net(t.average, t.out, run=t.config)
