@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .flow import Flow, integrate, sample, Field
 from .nets import write_atomic
-from .train import Preset, claim_folder, main_process, new_net, together, train
+from .train import Preset, claim_folder, main_process, new_net, together, train, wait
 from .rectified import RectifiedFlow
 
 # %% ../nbs/31_reflow.ipynb #1d6b4557
@@ -133,7 +133,7 @@ def _keep(folder, facts, arrays, pieces):
         for a in arrays: a.flush()
         facts |= {"done": pieces[-1][1], "evaluations": facts["evaluations"] + sum(p[-1] for p in pieces)}
         write_atomic(Path(folder)/"coupling.json", json.dumps(facts).encode())
-    if torch.distributed.is_initialized(): torch.distributed.barrier()
+    wait()
 
 # %% ../nbs/31_reflow.ipynb #16734992
 def _pair_seeds(seed, i, j): return range((seed + 1)*10**12 + i, (seed + 1)*10**12 + j)

@@ -6,7 +6,7 @@ Docs: https://odeflow.github.io/odeflow/train.html.md"""
 
 # %% auto #0
 __all__ = ['Trained', 'FREE', 'PRESETS', 'Recipe', 'Budget', 'learning_rate', 'ema_update', 'step_seed', 'Order', 'save_state',
-           'load_state', 'newest_state', 'claim_folder', 'bind', 'stop_signals', 'accelerator', 'main_process',
+           'load_state', 'newest_state', 'main_process', 'wait', 'claim_folder', 'bind', 'stop_signals', 'accelerator',
            'together', 'Trainer', 'same_run', 'train', 'Preset', 'preset', 'new_net']
 
 # %% ../nbs/04_train.ipynb #aaaf5cd5
@@ -156,6 +156,14 @@ def newest_state(
     if paths: raise ValueError(f"state: none of the {len(paths)} checkpoints in '{folder}' can be read; start again in another folder")
 
 # %% ../nbs/04_train.ipynb #5bf85402
+def main_process() -> bool:
+    "Is this the process that writes?"
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+def wait():
+    "Go on when all processes are here."
+    if torch.distributed.is_initialized(): torch.distributed.barrier()
+
 def claim_folder(
     out, # the run's folder
     resume:bool, # may it hold a run already?
@@ -210,10 +218,6 @@ def accelerator(
     return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)], **more)
 
 # %% ../nbs/04_train.ipynb #f98feed3
-def main_process() -> bool:
-    "Is this the process that writes?"
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-
 def together(
     f, # what to do with an item
     items, # the items
@@ -234,8 +238,8 @@ class Trainer:
         self.acc = accelerator(device, recipe.precision, gradient_accumulation_steps=recipe.accumulate, log_with=tracker, project_dir=out)
         self.out, self.recipe, self.budget, self.parts = Path(out), recipe, Budget(recipe.budget), recipe.accumulate*self.acc.num_processes
         if recipe.batch % self.parts: raise ValueError(f"batch: {recipe.batch} samples cannot be split evenly over {self.acc.num_processes} processes in {recipe.accumulate} parts; give a multiple of {self.parts}")
-        if self.acc.is_main_process: claim_folder(out, resume)
-        self.acc.wait_for_everyone()
+        if main_process(): claim_folder(out, resume)
+        wait()
         self.data, self.order = data.to(self.acc.device), Order(len(data), recipe.batch, recipe.seed)
         self.flow, self.raw, self.average = flow.fit(data), net.to(self.acc.device).requires_grad_().train(), copy.deepcopy(net).to(self.acc.device).eval().requires_grad_(False)
         opt = torch.optim.AdamW(net.parameters(), recipe.lr, weight_decay=0., fused=True)
@@ -471,3 +475,8 @@ def new_net(
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(seed, "weights"))
         return (MLP if len(shape) == 1 else UNet)(shape, **plan.net, **kwargs)
+
+# %% ../nbs/04_train.ipynb #ef4bef1b
+if __name__ == "__main__" and Path(sys.argv[0]).name == "train.py":
+    from odeflow.experiment import main
+    sys.exit(main())

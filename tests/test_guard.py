@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat, pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-CELLS = ("from odeflow.report import Parameters, table\nparams = Parameters(globals(), rounds=(int, lambda v: v >= 1, '1 or more'), lr=(float, lambda v: v > 0, 'a positive number'), device=((str, type(None)), None, 'cpu or cuda'))",
+CELLS = ("from odeflow.experiment import Parameters, table\nparams = Parameters(globals(), rounds=(int, lambda v: v >= 1, '1 or more'), lr=(float, lambda v: v > 0, 'a positive number'), device=((str, type(None)), None, 'cpu or cuda'))",
          "rounds: int = 2  # flows\nlr: float = .1  # learning rate\ndevice: str = None  # where", "cfg = params.check(globals())", "print('values', vars(cfg))")
 
 @pytest.fixture
