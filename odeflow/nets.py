@@ -1,4 +1,4 @@
-"""An MLP for points and a U-Net for pictures, with the one signature `net(x, c, y)`
+"""An MLP for points, a U-Net and a transformer for pictures, with the one signature `net(x, c, y)`
 
 Docs: https://odeflow.github.io/odeflow/nets.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://odeflow.github.io/odeflow/nets.html.md"""
 
 # %% auto #0
 __all__ = ['NETS', 'TimeEmbedding', 'Condition', 'Net', 'save_net', 'load_net', 'write_atomic', 'MLP', 'ResBlock', 'Attention',
-           'UNet']
+           'UNet', 'grid_waves', 'DiTBlock', 'DiT']
 
 # %% ../nbs/03_nets.ipynb #e6cf521c
 import inspect, json, math, os
@@ -217,3 +217,78 @@ def forward(self:UNet, x, c, y=None):
     h = run(self.mid, h)
     for layers in self.up: h = run(layers, h if layers[0].doubles else torch.cat([h, skips.pop()], 1))
     return self.out(h)
+
+# %% ../nbs/03_nets.ipynb #f2997b57
+def grid_waves(
+    H:int, # rows of patches
+    W:int, # columns of patches
+    width:int, # features, a multiple of 4
+) -> Tensor: # (H*W, width)
+    "Sines and cosines of each patch's row and column, at frequencies geometric from 1 to 1/10000."
+    if width % 4: raise ValueError(f"width: {width} is not a multiple of 4; give one, for the sines and cosines of rows and columns")
+    freqs = 1e4**-torch.linspace(0, 1, width//4 + 1)[:-1]
+    a = torch.cartesian_prod(torch.arange(H), torch.arange(W))[:, :, None]*freqs
+    return torch.cat([a.sin(), a.cos()], 2).flatten(1)
+
+# %% ../nbs/03_nets.ipynb #e209fd62
+class DiTBlock(nn.Module):
+    "Attention and a perceptron on tokens (B, n, width), each told the condition (B, width) by shift, scale and gate; heads of at most 64 features."
+    def __init__(self, width):
+        super().__init__()
+        self.heads = next(h for h in range(1, width + 1) if width % h == 0 and width//h <= 64)
+        self.cond, self.qkv, self.proj = _zero(nn.Linear(width, 6*width)), nn.Linear(width, 3*width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4*width), nn.GELU("tanh"), nn.Linear(4*width, width))
+
+    def attend(self, h):
+        q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+# %% ../nbs/03_nets.ipynb #f5361e97
+def _modulate(h, shift, scale): return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=1e-6), 1 + scale)
+
+@patch
+def forward(self:DiTBlock, h, e):
+    shift1, scale1, gate1, shift2, scale2, gate2 = self.cond(e)[:, None].chunk(6, 2)
+    h = torch.addcmul(h, gate1, self.attend(_modulate(h, shift1, scale1)))
+    return torch.addcmul(h, gate2, self.mlp(_modulate(h, shift2, scale2)))
+
+# %% ../nbs/03_nets.ipynb #f3f5e9a6
+class DiT(Net):
+    "A diffusion transformer for pictures, `net(x, c, y)`: (B, C, H, W), (B,), (B,) -> (B, C + extra, H, W)."
+    def __init__(self,
+        shape:tuple, # (C, H, W) of the pictures
+        width:int=192, # features of a token, a multiple of 4
+        depth:int=6, # blocks
+        patch:int=2, # side of a patch, in pixels
+        classes:int=0, # labels; 0 for an unconditional network
+        extra:int=0, # channels put out beyond C
+        max_freq:float=16., # highest frequency of the time embedding
+    ):
+        super().__init__()
+        C, H, W = shape
+        if H % patch or W % patch: raise ValueError(f"patch: {patch} does not divide a picture of {H} x {W}; give one that divides both sides")
+        self.size, self.grid = (H, W), (H//patch, W//patch)
+        self.cond, self.inp = Condition(width, classes, max_freq), nn.Conv2d(C, width, patch, patch)
+        self.register_buffer("pos", grid_waves(*self.grid, width), persistent=False)
+        self.blocks = nn.ModuleList([DiTBlock(width) for _ in range(depth)])
+        self.last, self.head = _zero(nn.Linear(width, 2*width)), _zero(nn.Linear(width, patch**2*(C + extra)))
+        for p in self.parameters(): nn.init.xavier_uniform_(p.flatten(1)) if p.ndim > 1 and p.any() else nn.init.zeros_(p)
+
+# %% ../nbs/03_nets.ipynb #7284eefe
+@patch
+def tokens(self:DiT, x):
+    "The patches of pictures as tokens: (B, C, H, W) -> (B, n, width)."
+    if x.shape[2:] != self.size: raise ValueError("x: pictures of {} x {}, to a network for {} x {}; give the size of its shape".format(*x.shape[2:], *self.size))
+    return self.inp(x).flatten(2).mT
+
+@patch
+def pixels(self:DiT, h):
+    "What the head makes of tokens, as pictures: (B, n, width) -> (B, C + extra, H, W)."
+    return F.pixel_shuffle(self.head(h).mT.unflatten(2, self.grid), self.inp.stride[0])
+
+@patch
+def forward(self:DiT, x, c, y=None):
+    "What the network says of pictures x at times c."
+    h, e = self.tokens(x) + self.pos, self.cond(c, y)
+    for block in self.blocks: h = block(h, e)
+    return self.pixels(_modulate(h, *self.last(e)[:, None].chunk(2, 2)))

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from .flow import Flow, Rng, sample
 from .data import save_grid
-from .nets import MLP, Net, UNet, save_net, write_atomic
+from .nets import NETS, Net, save_net, write_atomic
 
 # %% ../nbs/04_train.ipynb #58831279
 @dataclass
@@ -426,7 +426,7 @@ def train(
 @dataclass
 class Preset:
     "A network and the recipes of a first flow, of each reflow and of each distillation."
-    net: dict        # arguments of the network beside its shape
+    net: dict        # arguments of the network beside its shape, and perhaps `net`, its class
     recipe: Recipe   # of a flow trained from data
     reflow: Recipe   # of a flow trained from pairs
     distill: Recipe  # of a one-step student
@@ -439,6 +439,7 @@ def _preset(net, budgets, pairs, tol, **recipe):
 PRESETS = {
     "points": _preset(dict(width=128), ("1500 steps",)*3, 20_000, 1e-3, batch=512),
     "digits": _preset(dict(channels=24, mults=(1, 2), blocks=1, attention=(), max_freq=4.), ("88000 images", "72000 images", "72000 images"), 10_000, 1e-2, batch=64),
+    "digits-dit": _preset(dict(net="DiT", width=80, depth=4, max_freq=4.), ("88000 images", "72000 images", "72000 images"), 10_000, 1e-2, batch=64),
     "small": _preset(dict(channels=32, mults=(1, 2, 2), blocks=1, attention=(8,)), ("10 minutes", "10 minutes", "5 minutes"), 3000, 1e-2, batch=64, lr=1e-3, log_every=10),
     "cifar10": _preset(dict(channels=96, mults=(1, 2, 2), blocks=3, attention=(16,), dropout=.1), ("20 minutes", "20 minutes", "10 minutes"), 100_000, 1e-4,
                        batch=256, lr=5e-4, warmup=1000, ema=.9999, precision="bf16"),
@@ -471,10 +472,13 @@ def new_net(
     seed:int=0, # of the weights
     **kwargs, # further arguments of the network: classes, extra
 ) -> Net:
-    "A fresh network for data of this shape: an MLP for points, a U-Net for pictures."
+    "A fresh network for data of this shape, of the class that the preset names as `net`, or else an MLP for points, a U-Net for pictures."
+    args = {"net": "MLP" if len(shape) == 1 else "UNet"} | plan.net
+    name = args.pop("net")
+    if name not in NETS: raise ValueError(f"net: the preset names {name!r}, not one of {', '.join(NETS)}")
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(seed, "weights"))
-        return (MLP if len(shape) == 1 else UNet)(shape, **plan.net, **kwargs)
+        return NETS[name](shape, **args, **kwargs)
 
 # %% ../nbs/04_train.ipynb #ef4bef1b
 if __name__ == "__main__" and Path(sys.argv[0]).name == "train.py":
