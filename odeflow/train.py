@@ -224,9 +224,6 @@ class Trainer:
         self.begun = self.saved = self.shown = time.monotonic()
 
     @property
-    def intact(self): return f"last good checkpoint in '{self.out}': " + max((p.name for p in (self.out/"state").glob("step-*")), default="none yet")
-
-    @property
     def seconds(self): return time.monotonic() - self.begun
 
     @property
@@ -252,6 +249,9 @@ def train_step(self:Trainer):
     self.step += 1
 
 # %% ../nbs/04_train.ipynb #9858ec2c
+@patch(as_prop=True)
+def intact(self:Trainer): return f"last good checkpoint in '{self.out}': " + max((p.name for p in (self.out/"state").glob("step-*")), default="none yet")
+
 @patch
 def log(self:Trainer, bar):
     "Append a line to metrics.jsonl; stop the run when the loss is not finite."
@@ -313,6 +313,7 @@ def restore(self:Trainer):
     self.begun -= self.spent
     self.trim_log()
 
+# %% ../nbs/04_train.ipynb #6afb992e
 @patch
 def trim_log(self:Trainer):
     "Drop what the log says of steps after the checkpoint: they will be taken again."
@@ -358,6 +359,7 @@ def keep(self:Trainer, force):
     if force or logged and time.monotonic() - self.saved >= 60*self.recipe.save_every: self.save()
     if logged and time.monotonic() - self.shown >= 60*self.recipe.preview_every: self.preview()
 
+# %% ../nbs/04_train.ipynb #7e6899fd
 @patch
 def finish(self:Trainer):
     "Leave samples of the last weights, unless they are there, and the network."
