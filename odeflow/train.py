@@ -163,8 +163,8 @@ def claim_folder(
     try:
         (out/"state").mkdir(parents=True, exist_ok=True)
         for part in (*out.glob(".*.part"), *(out/"state").glob(".step-*.part")): part.unlink(missing_ok=True)    # of a process that was killed
-        write_atomic(out/"state"/".probe", b"")
-        (out/"state"/".probe").unlink()
+        (probe := out/"state"/".probe").write_bytes(b"")
+        probe.unlink(missing_ok=True)
     except OSError as e: raise PermissionError(f"out: '{out}' cannot be written ({e.strerror}); give a folder that can") from None
     if not resume and any((out/"state").glob("step-*")):
         raise FileExistsError(f"out: '{out}' holds a run already; continue it with resume=True, or give another folder")

@@ -111,27 +111,36 @@ def reach(p, out, step):
 
 # Kills
 
-def where(out, parts):
+def traces(out):
+    "What tells that a process has begun to work, and what it is writing."
+    return {p: p.stat().st_mtime_ns for f in ("metrics.jsonl", "coupling.json") if (p := out/f).exists()}, set(out.rglob("*.part"))
+
+def where(out, before):
     "Where in its life a training or a drawing was when it was killed."
-    new = [p.name.split(".")[1] for p in out.rglob("*.part") if p not in parts]
-    if new: return f"while writing {new[0].split('-')[0]}".replace("writing step", "writing a checkpoint")
+    (log, parts), (old, stale) = traces(out), before
+    new = ["a checkpoint" if p.name.startswith(".step") else p.name.rsplit(".", 2)[0][1:] for p in parts - stale]
+    if log == old and not new: return "in start-up"
+    if new: return f"while writing {new[0]}"
     if (out/"coupling.json").exists(): done, last = json.loads((out/"coupling.json").read_text())["done"], PAIRS
     else: done, last = max((int(p.stem[5:]) for p in (out/"state").glob("step-*")), default=0), STEPS
     return "before the first checkpoint" if not done else "after the last" if done == last else f"after {done*4//last*25} to {done*4//last*25 + 25}%"
 
 def kills(work, fresh, check, budget, seconds):
-    "Kill one piece of work after another at random moments, resume each until it is finished; where the kills fell, resumes, finished works."
+    "Kill one piece of work after another at random moments, one in three while it writes; resume each until it is finished. Where the kills fell, and how many works."
     fell, works = collections.Counter(), 0
     while sum(fell.values()) < budget:
         out, works = fresh(), works + 1
         while True:
-            parts, p = set(out.rglob("*.part")), start(work, out)
-            if sum(fell.values()) < budget: p.join(random.uniform(0, seconds))
-            if p.is_alive() and sum(fell.values()) < budget: p.kill()
+            before, p = traces(out), start(work, out)
+            if sum(fell.values()) < budget:
+                p.join(random.uniform(0, seconds))
+                if random.random() < 1/3:
+                    while p.is_alive() and not traces(out)[1] - before[1]: time.sleep(.0005)
+                p.kill()
             code, said = outcome(p)
             if code == 0: break
             assert code == -signal.SIGKILL, said
-            fell[where(out, parts)] += 1
+            fell[where(out, before)] += 1
             readable(out)
         check(out)
         shutil.rmtree(out)
@@ -269,7 +278,7 @@ def theirs():
     out = Path(tempfile.mkdtemp())
     if os.geteuid() == 0: os.chown(out, NOBODY, NOBODY)
     yield out
-    for folder in (out, out/"state"): 
+    for folder in (out, out/"state"):
         if folder.exists(): folder.chmod(0o700)
     shutil.rmtree(out)
 
