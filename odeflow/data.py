@@ -7,12 +7,12 @@ Docs: https://odeflow.github.io/odeflow/data.html.md"""
 # %% auto #0
 __all__ = ['TOYS', 'to_float', 'to_uint8', 'Data', 'heart_curve', 'heart', 'moons', 'eight_gaussians', 'checkerboard', 'spiral',
            'cache_dir', 'digits', 'torchvision_set', 'npz', 'picture_files', 'open_picture', 'is_grey', 'fit_square',
-           'read_picture', 'free_memory', 'room', 'folder', 'resized', 'load_data', 'DataPrior', 'grid', 'show',
-           'save_grid']
+           'read_picture', 'free_memory', 'room', 'folder', 'resized', 'load_data', 'DataPrior', 'grid', 'WriteError',
+           'writing', 'replacing', 'show', 'save_grid']
 
 # %% ../nbs/01_data.ipynb #8019d21e
-import hashlib, math, os, re, shutil, tempfile, zipfile
-from contextlib import contextmanager
+import errno, hashlib, io, math, os, re, shutil, tempfile, zipfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -318,6 +318,34 @@ def grid(
     sheet = sheet.reshape(rows, cols, C, h, w).permute(0, 3, 1, 4, 2).reshape(rows*h, cols*w, C)
     return sheet[:rows*h - pad, :cols*w - pad].squeeze(-1).numpy()
 
+# %% ../nbs/01_data.ipynb #02453975
+class WriteError(OSError):
+    "What could not be written and why, in one sentence; `errno` and `strerror` are the system's."
+    intact = "" # what is still there, where the writer knows
+    def __str__(self):
+        full = {errno.ENOSPC: "free some space", getattr(errno, "EDQUOT", None): "free some space", errno.EFBIG: "raise the limit on the size of files"}
+        return f"out: '{self.filename}' cannot be written ({self.strerror}); {full.get(self.errno, 'make its folder writable')} and give the same command again{self.intact}"
+
+@contextmanager
+def writing(path):
+    "What goes wrong while a file is written becomes one sentence."
+    try: yield
+    except WriteError: raise
+    except OSError as e: raise WriteError(e.errno, e.strerror or str(e), str(path)) from None
+
+# %% ../nbs/01_data.ipynb #247b2e34
+@contextmanager
+def replacing(path):
+    "A temporary path to write to; it becomes `path` when all went well, and is removed when not."
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with writing(path):
+        try:
+            yield part
+            os.replace(part, path)
+        finally:
+            with suppress(OSError): part.unlink()
+
 # %% ../nbs/01_data.ipynb #0d28006f
 def show(x:Tensor, ax=None, rows:int=None):
     "Draw pictures as a grid with matplotlib."
@@ -330,6 +358,5 @@ def save_grid(x:Tensor, path, rows:int=None):
     "Write pictures as a grid into a PNG, whole or not at all, enlarged when they are small."
     from PIL import Image
     sheet, scale = grid(x, rows), max(1, 32//x.shape[-1])
-    part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
-    Image.fromarray(sheet.repeat(scale, 0).repeat(scale, 1)).save(part, format="png")
-    os.replace(part, path)
+    Image.fromarray(sheet.repeat(scale, 0).repeat(scale, 1)).save(png := io.BytesIO(), format="png")
+    with replacing(path) as part: part.write_bytes(png.getvalue())

@@ -259,7 +259,8 @@ def ship_classifier(
 def classifier() -> DigitsClassifier: # on the CPU
     "The shipped classifier."
     net = DigitsClassifier()
-    net.load_state_dict({k: v.float() for k, v in load_file(SHIPPED).items()})
+    try: net.load_state_dict({k: v.float() for k, v in load_file(SHIPPED).items()})
+    except (SafetensorError, RuntimeError) as e: raise ValueError(f"weights: '{SHIPPED}' is damaged ({' '.join(str(e).split())[:200]}); install odeflow again") from None
     return net.requires_grad_(False).eval()
 
 # %% ../nbs/40_metrics.ipynb #d6a55ff8
@@ -537,7 +538,8 @@ def reference(
     "The statistics of a reference set: remembered where the same code and weights have seen the same data."
     path = reference_path(data, net, keep, seed)
     try: return load_statistics(path, net.device)
-    except (OSError, SafetensorError, KeyError): pass                        # none yet, or a damaged file
+    except FileNotFoundError: pass                                           # none yet
+    except (OSError, SafetensorError, KeyError, ValueError) as e: print(f"statistics: '{path}' is damaged ({e}); they are worked out again", file=sys.stderr)
     s = statistics(data, net, keep=keep, seed=seed)
     try: save_statistics(s, path)
     except OSError as e: print(f"the statistics of {data.name} cannot be remembered in '{path.parent}' ({e.strerror}); ODEFLOW_DATA names another place", file=sys.stderr)

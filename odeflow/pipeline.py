@@ -9,13 +9,12 @@ __all__ = ['PRETRAINED', 'Pipeline', 'pretrained']
 
 # %% ../nbs/42_pipeline.ipynb #pipe003
 from importlib.resources import files
-import json
 from pathlib import Path
 
 from fastcore.basics import patch
 
 from .flow import Flow, Samples, rebuild, sample
-from .nets import Net, load_net, save_net
+from .nets import Net, load_net, read_config, save_net
 from . import pfgm, pfgmpp, rectified, sde  # the systems that `rebuild` knows
 
 # %% ../nbs/42_pipeline.ipynb #pipe006
@@ -51,7 +50,7 @@ def from_pretrained(cls:Pipeline,
     "A trained model by its name, or from a run's folder; nothing is unpickled."
     folder = PRETRAINED/str(source) if str(source) in pretrained() else Path(source)
     if not folder.is_dir(): raise FileNotFoundError(f"source: '{source}' is neither the folder of a run nor one of {', '.join(pretrained())}")
-    net, config = load_net(folder), json.loads((folder/"config.json").read_text())
+    net, config = load_net(folder), read_config(folder)
     if "flow" not in config.get("run", {}): raise ValueError(f"source: '{folder}' holds a network without its flow; give a folder that `train` or `save_pretrained` wrote")
     return cls(rebuild(config["run"]["flow"]), net.to(device), config["shape"], config["run"])
 

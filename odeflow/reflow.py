@@ -9,7 +9,7 @@ __all__ = ['Round', 'Member', 'straightness', 'Coupling', 'draw_coupling', 'net_
 
 # %% ../nbs/31_reflow.ipynb #03ef8fe4
 from collections import namedtuple
-import copy, hashlib, json, sys
+import copy, hashlib, json, os, sys, warnings
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .flow import Flow, integrate, sample, Field
+from .data import replacing, writing
 from .nets import write_atomic
 from .train import Preset, claim_folder, main_process, new_net, together, train, wait
 from .rectified import RectifiedFlow
@@ -50,7 +51,9 @@ class Coupling:
         self.folder, facts = Path(folder), _facts(folder)
         if facts is None: raise FileNotFoundError(f"folder: '{folder}' holds no coupling; draw one with draw_coupling")
         if facts["done"] < facts["n"]: raise ValueError(f"folder: '{folder}' holds {facts['done']} of {facts['n']} pairs; call draw_coupling again to complete it")
-        self.x0, self.x1 = (torch.from_numpy(_mapped(folder, k, facts)) for k in ("x0", "x1"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)                           # torch's, that the pairs cannot be changed
+            self.x0, self.x1 = (torch.from_numpy(_mapped(folder, k, facts)) for k in ("x0", "x1"))
         self.shape, self.facts, self.classes, self.name = tuple(facts["shape"]), facts, 0, self.folder.name
         self.device = torch.device("cpu")
 
@@ -79,13 +82,19 @@ def digest(self:Coupling):
 # %% ../nbs/31_reflow.ipynb #5b2ef7d9
 def _facts(folder):
     path = Path(folder)/"coupling.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists(): return None
+    try:
+        facts = json.loads(path.read_text())
+        return {k: facts[k] for k in ("n", "shape", "story", "done", "evaluations")}
+    except (ValueError, KeyError, TypeError) as e: raise ValueError(f"coupling: '{path}' is damaged ({e}); delete the folder and draw again") from None
 
 def _mapped(folder, name, facts):
-    "One of the two arrays; created when missing, never unpickled."
+    "One of the two arrays, to be read; created before the first pair is there, never unpickled."
     path, shape = Path(folder)/f"{name}.npy", (facts["n"], *facts["shape"])
-    if not path.exists(): np.lib.format.open_memmap(path, "w+", np.float32, shape)
-    a = np.lib.format.open_memmap(path, "r+")
+    if not facts["done"]:
+        with replacing(path) as part: np.lib.format.open_memmap(part, "w+", np.float32, shape)
+    try: a = np.lib.format.open_memmap(path, "r")
+    except (OSError, ValueError) as e: raise ValueError(f"coupling: '{path}' cannot be read ({e}); delete the folder and draw again") from None
     if a.shape != shape or a.dtype != np.float32: raise ValueError(f"coupling: '{path}' holds {a.dtype} {a.shape}, not float32 {shape}; delete the folder and draw again")
     return a
 
@@ -126,11 +135,18 @@ def _pieces(done, n, batch, name, progress):
             yield range(i, min(i + stride, n), batch)
             bar.update(min(i + stride, n) - i)
 
+def _put(a, i, x):
+    "Write rows from i on into a mapped array's file, and not through its memory: a full disk is an error there, but here the end of the process."
+    with writing(a.filename), open(a.filename, "r+b") as f:
+        f.seek(a.offset + i*a[:1].nbytes)
+        f.write(np.ascontiguousarray(x, a.dtype))
+        f.flush()
+        os.fsync(f.fileno())
+
 def _keep(folder, facts, arrays, pieces):
     "Write pieces, and count their pairs as done once they are on disk; the other processes wait for the one that writes."
     if main_process():
-        for i, j, x0, x1, _ in pieces: arrays[0][i:j], arrays[1][i:j] = x0, x1
-        for a in arrays: a.flush()
+        for i, _, x0, x1, _ in pieces: _put(arrays[0], i, x0); _put(arrays[1], i, x1)
         facts |= {"done": pieces[-1][1], "evaluations": facts["evaluations"] + sum(p[-1] for p in pieces)}
         write_atomic(Path(folder)/"coupling.json", json.dumps(facts).encode())
     wait()

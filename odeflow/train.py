@@ -27,7 +27,7 @@ from torch import nn, Tensor
 from tqdm import tqdm
 
 from .flow import Flow, Rng, sample
-from .data import save_grid
+from .data import WriteError, save_grid, writing
 from .nets import NETS, Net, save_net, write_atomic
 
 # %% ../nbs/04_train.ipynb #58831279
@@ -125,12 +125,12 @@ def save_state(
 ):
     "Write tensors and facts as one file, whole or not at all."
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    meta = {"meta": json.dumps(meta), "digest": _digest(tensors)}
-    write_atomic(path, safetensors.torch.save(tensors, metadata=meta))
+    meta = json.dumps(meta)
+    write_atomic(path, safetensors.torch.save(tensors, metadata={"meta": meta, "digest": _digest(meta, tensors)}))
 
-def _digest(tensors):
-    h = hashlib.sha256()
-    for k in sorted(tensors): h.update(k.encode()); h.update(tensors[k].reshape(-1).view(torch.uint8).numpy())
+def _digest(meta, tensors):
+    h = hashlib.sha256(meta.encode())
+    for k, v in sorted(tensors.items()): h.update(repr((k, v.dtype, tuple(v.shape))).encode()); h.update(v.reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()
 
 # %% ../nbs/04_train.ipynb #a978078e
@@ -140,9 +140,9 @@ def load_state(
     "Read what `save_state` wrote; ValueError when the file is damaged."
     try:
         with safe_open(path, "pt") as f: meta, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
-        if _digest(tensors) != meta["digest"]: raise ValueError("its contents do not match their digest")
+        if _digest(meta["meta"], tensors) != meta["digest"]: raise ValueError("its contents do not match their digest")
         return tensors, json.loads(meta["meta"])
-    except (SafetensorError, ValueError, KeyError, TypeError) as e: raise ValueError(f"checkpoint: '{Path(path).name}' is damaged: {e}") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e: raise ValueError(f"checkpoint: '{Path(path).name}' is damaged: {e}") from None
 
 # %% ../nbs/04_train.ipynb #77e1f57d
 def newest_state(
@@ -172,8 +172,9 @@ def claim_folder(
     out = Path(out)
     try:
         (out/"state").mkdir(parents=True, exist_ok=True)
-        write_atomic(out/"state"/".probe", b"")
-        (out/"state"/".probe").unlink()
+        for part in (*out.glob(".*.part"), *(out/"state").glob(".step-*.part")): part.unlink(missing_ok=True)    # of a process that was killed
+        (probe := out/"state"/".probe").write_bytes(b"")
+        probe.unlink(missing_ok=True)
     except OSError as e: raise PermissionError(f"out: '{out}' cannot be written ({e.strerror}); give a folder that can") from None
     if not resume and any((out/"state").glob("step-*")):
         raise FileExistsError(f"out: '{out}' holds a run already; continue it with resume=True, or give another folder")
@@ -289,19 +290,21 @@ def tick(self:Trainer, stop):
     self.spent, self.signal = float(said[0]), int(said[1])
 
 # %% ../nbs/04_train.ipynb #9858ec2c
+@patch(as_prop=True)
+def intact(self:Trainer): return f"last good checkpoint in '{self.out}': " + max((p.name for p in (self.out/"state").glob("step-*")), default="none yet")
+
 @patch
 def log(self:Trainer, bar):
     "Append a line to metrics.jsonl; stop the run when the loss is not finite."
     self.loss = float(self.acc.reduce(torch.stack(self.losses).mean(), "mean"))
     self.losses.clear()
     if not math.isfinite(self.loss):
-        good = max((p.name for p in (self.out/"state").glob("step-*")), default="none yet")
-        raise FloatingPointError(f"loss: {self.loss} near step {self.step}; lower lr ({self.recipe.lr}) or clip ({self.recipe.clip}); last good checkpoint in '{self.out}': {good}")
+        raise FloatingPointError(f"loss: {self.loss} near step {self.step}; lower lr ({self.recipe.lr}) or clip ({self.recipe.clip}); {self.intact}")
     line = dict(step=self.step, images=self.step*self.recipe.batch, seconds=round(self.spent, 3), loss=self.loss,
                 lr=self.opt.param_groups[0]["lr"], grad_norm=float(self.norm))
     self.acc.log(line, self.step)
     if self.acc.is_main_process:
-        with open(self.out/"metrics.jsonl", "a") as f: f.write(json.dumps(line) + "\n")
+        with writing(path := self.out/"metrics.jsonl"), open(path, "a") as f: f.write(json.dumps(line) + "\n")
     bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
 
 @patch
@@ -346,7 +349,9 @@ def same_run(
 def restore(self:Trainer):
     "Continue from the newest whole checkpoint, if there is one."
     found = newest_state(self.out/"state")
-    if found is None: return
+    if found is None:
+        if self.acc.is_main_process: self.trim_log()
+        return
     path, tensors, meta = found
     same_run(meta["config"], self.config, self.out)
     part = lambda name: {k.removeprefix(name + "/"): v for k, v in tensors.items() if k.startswith(name + "/")}
@@ -358,13 +363,17 @@ def restore(self:Trainer):
     self.begun -= self.spent
     if self.acc.is_main_process: self.trim_log()
 
+# %% ../nbs/04_train.ipynb #6afb992e
 @patch
 def trim_log(self:Trainer):
     "Drop what the log says of steps after the checkpoint: they will be taken again."
     path = self.out/"metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    keep = [l for l in lines if l.endswith("}") and json.loads(l)["step"] <= self.step]
-    write_atomic(path, "".join(l + "\n" for l in keep).encode())
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    write_atomic(path, "".join(l + "\n" for l in lines if _step(l) <= self.step).encode())
+
+def _step(line):
+    try: return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError): return math.inf          # half a line, or damaged
 
 # %% ../nbs/04_train.ipynb #ee039193
 @patch
@@ -399,7 +408,16 @@ def keep(self:Trainer, force):
     "Checkpoint and preview, when they are due."
     logged = not self.losses
     if force or logged and time.monotonic() - self.saved >= 60*self.recipe.save_every: self.save()
-    if force or logged and time.monotonic() - self.shown >= 60*self.recipe.preview_every: self.preview()
+    if logged and time.monotonic() - self.shown >= 60*self.recipe.preview_every: self.preview()
+
+# %% ../nbs/04_train.ipynb #7e6899fd
+@patch
+def finish(self:Trainer):
+    "Leave samples of the last weights, unless they are there, and the network."
+    if not self.acc.is_main_process: return
+    drawn = (p.stat().st_mtime_ns if (p := self.out/"samples.png").exists() else 0)
+    if any(p.stat().st_mtime_ns > drawn for p in (self.out/"state").glob("step-*")): self.preview()
+    save_net(self.average, self.out, run=self.config)
 
 # %% ../nbs/04_train.ipynb #abc5a4d4
 def train(
@@ -417,9 +435,8 @@ def train(
     "Train a flow on data; the folder gets config.json, metrics.jsonl, samples.png, model.safetensors and state/."
     recipe = recipe or Recipe()
     t = Trainer(flow, net, data, out, recipe, resume, device, tracker)
-    t.restore()
-    t.run(progress)
-    if t.acc.is_main_process: save_net(t.average, t.out, run=t.config)
+    try: t.restore(); t.run(progress); t.finish()
+    except WriteError as e: e.intact = f"; {t.intact}"; raise
     return Trained(t.average, t.step, t.step*recipe.batch, t.spent/60, t.loss)
 
 # %% ../nbs/04_train.ipynb #aa89dd00
