@@ -5,12 +5,13 @@ STAMP := .venv/.installed
 # The kernel of .venv comes before any `python3` kernel that the user has elsewhere.
 export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
-.PHONY: help demo table records test faults bench lab run readme docs clean
+.PHONY: help demo table records rehearsal test faults bench lab run readme docs clean
 help:
 	@echo "make demo             train a 1- and a 2-rectified flow on handwritten digits, into runs/"
 	@echo "make table            train every system on digits, two at a time (about an hour), into runs/table/; give it again to continue"
 	@echo "make records          bring that table's records into nbs/records/table, and the page nbs/results.ipynb up to them"
 	@echo "make test             run every chapter and all tests"
+	@echo "make rehearsal        the queue of GPU runs at toy size on a CPU: data in parts, jobs, a run that is cut short and travels, the table"
 	@echo "make faults           kill trainings and drawings 200 times each at random moments, fill disks, damage files; KILLS=50 kills less often"
 	@echo "make bench            run the benchmarks of tests/bench"
 	@echo "make lab              open the book in JupyterLab"
@@ -80,6 +81,10 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/bench -n 2
 
 KILLS ?= 200
+rehearsal: $(STAMP)
+	@rm -rf runs/rehearsal
+	$(BIN)/python tests/rehearse.py runs/rehearsal
+
 faults: $(STAMP)
 	KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/test_faults.py tests/test_pickle.py
 

@@ -226,9 +226,10 @@ def together(
     name:str=None, # of the progress bar; None for no bar
 ) -> list: # what f returned for all of them, in order, on every process
     "Work shared out evenly among the processes of `accelerate launch`."
-    bar = lambda mine: tqdm(mine, name, disable=name is None or not main_process(), mininterval=1 if sys.stderr.isatty() else 15)
+    items = list(items)
+    bar = lambda mine: tqdm(mine, name, disable=name is None or len(items) < 2 or not main_process(), mininterval=1 if sys.stderr.isatty() else 15)
     if not torch.distributed.is_initialized(): return [f(i) for i in bar(items)]
-    with PartialState().split_between_processes(list(items)) as mine: return gather_object([f(i) for i in bar(mine)])
+    with PartialState().split_between_processes(items) as mine: return gather_object([f(i) for i in bar(mine)])
 
 # %% ../nbs/04_train.ipynb #e30b9402
 Trained = namedtuple("Trained", "net steps images minutes loss")  # the averaged network, and what it cost

@@ -174,4 +174,4 @@ def test_installed_once(tmp_path):
 
 def test_make_help():
     text = call("make", "help", cwd=ROOT).stdout
-    assert [t for t in ("demo", "table", "records", "test", "faults", "bench", "lab", "run", "readme", "docs", "clean") if f"make {t} " not in text] == []
+    assert [t for t in ("demo", "table", "records", "rehearsal", "test", "faults", "bench", "lab", "run", "readme", "docs", "clean") if f"make {t} " not in text] == []
