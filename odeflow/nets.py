@@ -174,10 +174,11 @@ class Attention(nn.Module):
         self.norm, self.qkv, self.proj = _norm(ch), nn.Conv2d(ch, 3*ch, 1), _zero(nn.Conv2d(ch, ch, 1))
 
     def forward(self, x, e=None):
-        B, C, H, W = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(B, 3, self.heads, C//self.heads, H*W).transpose(-1, -2).unbind(1)
-        a = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(B, C, H, W)
-        return (x + self.proj(a))/math.sqrt(2)
+        point = lambda layer, h: F.linear(h, layer.weight.flatten(1), layer.bias)     # a convolution of one pixel, on (B, pixels, C)
+        h = point(self.qkv, self.norm(x).flatten(2).mT)
+        q, k, v = h.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return (x + point(self.proj, a).mT.reshape(x.shape))/math.sqrt(2)
 
 # %% ../nbs/03_nets.ipynb #d11b829e
 class UNet(Net):

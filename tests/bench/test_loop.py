@@ -1,8 +1,9 @@
 "What the training loop costs over a bare PyTorch loop of the same network, loss and optimiser."
-import copy, statistics, time
+import copy, statistics
 
-import torch
-from odeflow.data import load_data
+import pytest, torch
+from measure import in_turns, ratio
+from odeflow.data import Data, load_data
 from odeflow.flow import expand
 from odeflow.nets import UNet
 from odeflow.rectified import RectifiedFlow
@@ -22,18 +23,15 @@ def bare_loop(net, data, batch):
         torch._foreach_lerp_(list(average.parameters()), params, .001)
     return step
 
-def test_loop_overhead(benchmark, tmp_path, rounds=60):
-    data, batch = load_data("digits"), 64
-    new = lambda: UNet((1, 8, 8), channels=32, mults=(1, 2), blocks=1)
-    ours, bare, ratios = Trainer(RectifiedFlow(), new(), data, tmp_path, Recipe(batch=batch), device="cpu"), bare_loop(new(), data, batch), []
-    def timed(f):
-        begun = time.perf_counter()
-        f()
-        return time.perf_counter() - begun
-    for k in range(rounds):
-        pair = [timed(ours.train_step), timed(bare)] if k % 2 else [timed(bare), timed(ours.train_step)][::-1]
-        ratios.append(pair[0]/pair[1])
-    benchmark.extra_info["ours over bare, median"] = statistics.median(ratios[5:])
-    benchmark.extra_info["threads"] = torch.get_num_threads()
-    print(f"\nours / bare: median {statistics.median(ratios[5:]):.4f}, quartiles {statistics.quantiles(ratios[5:], n=4)}")
+def pictures(): return Data(torch.randint(0, 256, (1000, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)), None, "noise")
+
+@pytest.mark.parametrize("case", ("digits", "32 x 32"))
+def test_loop_overhead(case, record, benchmark, tmp_path, rounds=60):
+    data, args, batch = (load_data("digits"), dict(channels=32, mults=(1, 2), blocks=1), 64) if case == "digits" else (pictures(), dict(channels=32, mults=(1, 1, 2, 2), attention=(8,)), 16)
+    new = lambda: UNet(data.shape, **args)
+    ours, bare = Trainer(RectifiedFlow(), new(), data, tmp_path, Recipe(batch=batch), device="cpu"), bare_loop(new(), data, batch)
+    times = in_turns({"ours": ours.train_step, "bare": bare}, rounds if case == "digits" else rounds//3, warm=5)
+    middle, low, high = ratio(times["ours"], times["bare"])
+    record([dict(name=case, batch=batch, threads=torch.get_num_threads(), ours_over_bare=middle, quartiles=[low, high],
+                 images_per_s=batch/statistics.median(times["ours"]))], f"loop-{data.name}")
     benchmark.pedantic(ours.train_step, rounds=10)
