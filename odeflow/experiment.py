@@ -67,6 +67,8 @@ def optional(kind):
     return (kind, type(None))
 
 TRUTH = (bool, None, "True or False")
+
+# %% ../nbs/43_experiment.ipynb #5e34d1f6
 COMMON = {  # parameters of every experiment: types, test, what is accepted, default, meaning
     "dataset": (str, None, "a name, a folder of pictures or an .npz", "digits", "digits, mnist, cifar10, a 2-D toy, a folder of pictures, or an .npz"),
     "out": (str, None, "a folder", "runs/experiment", "the folder for all that the run writes"),
@@ -143,12 +145,18 @@ def finish(self:Experiment) -> dict: # system -> straightness per dimension
     return bend
 
 # %% ../nbs/43_experiment.ipynb #60946d1b
-def step(m): return dict(solver="euler", nfe=1 + m.flow.final_nfe)                     # one Euler step, and the last denoising where a system has one
+def step(m):
+    "One Euler step, and the last denoising where a system has one."
+    return dict(solver="euler", nfe=1 + m.flow.final_nfe)
 
-def fixed_steps(m, **counts): return [dict(solver=name, nfe=n + m.flow.final_nfe) for name, ns in counts.items() for n in ns]
+def fixed_steps(m, **counts):
+    "Solvers of so many evaluations, beside those of the last denoising."
+    return [dict(solver=name, nfe=n + m.flow.final_nfe) for name, ns in counts.items() for n in ns]
 
 @patch
-def full(self:Experiment): return dict(solver="rk45", rtol=self.cfg.tol, atol=self.cfg.tol)
+def full(self:Experiment):
+    "Full simulation."
+    return dict(solver="rk45", rtol=self.cfg.tol, atol=self.cfg.tol)
 
 @patch
 def first(self:Experiment, m): return m.flow is self.flow and not m.distilled
@@ -225,6 +233,7 @@ def pictures(self:Experiment):
         ax.set_title(f"{m.system}{' distilled' if m.distilled else ''}\n{how['solver']}, NFE {r['nfe']:.0f}", fontsize=10)
     fig.tight_layout()
 
+# %% ../nbs/43_experiment.ipynb #c4d3c835
 @patch
 def trajectories(self:Experiment,
     bend:dict, # system -> straightness
@@ -290,6 +299,7 @@ def luggage(
     newest = {p.parent: p for p in files if p.match("state/step-*.safetensors")}
     return [p for p in files if newest.get(p.parent, p) == p]
 
+# %% ../nbs/43_experiment.ipynb #5162e84f
 def pack(
     folder, # what is to travel
     to, # the folder for the parts, created when missing

@@ -119,20 +119,19 @@ def draw_coupling(
     how = dict(solver=solver, nfe=nfe, rtol=rtol, atol=atol)
     facts = _begin(folder, dict(n=n, shape=list(shape), story=dict(flow=flow.describe(), net=net_digest(net), seed=seed, **how)))
     arrays = [_mapped(folder, k, facts) for k in ("x0", "x1")] if main_process() else None
-    def piece(i):
-        j = min(i + batch, n)
+    def piece(i, j):
         out = sample(flow, net, j - i, shape, seeds=_pair_seeds(seed, i, j), device=device, **how)
         return i, j, flow.latent(out.x0).cpu().numpy(), out.x.cpu().numpy(), int(out.nfe.sum())
-    for starts in _pieces(facts["done"], n, batch, Path(folder).name, progress): _keep(folder, facts, arrays, together(piece, starts))
+    for ends in _pieces(facts["done"], n, batch, Path(folder).name, progress): _keep(folder, facts, arrays, together(lambda ij: piece(*ij), ends))
     return Coupling(folder)
 
 # %% ../nbs/31_reflow.ipynb #f6d24a49
 def _pieces(done, n, batch, name, progress):
-    "The starts of the pieces still to draw, one for each process at a time, with a progress bar."
+    "The ends of the pieces still to draw, one for each process at a time, with a progress bar."
     stride = batch*(torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
     with tqdm(total=n, initial=done, disable=not (progress and main_process()), desc=name, unit="pair", mininterval=1 if sys.stderr.isatty() else 15) as bar:
         for i in range(done, n, stride):
-            yield range(i, min(i + stride, n), batch)
+            yield [(k, min(k + batch, n)) for k in range(i, min(i + stride, n), batch)]
             bar.update(min(i + stride, n) - i)
 
 def _put(a, i, x):

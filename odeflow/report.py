@@ -105,14 +105,18 @@ def evaluate(
 ) -> dict: # a row
     "Samples of a flow, measured: Frechet distances in pixels (or coordinates) and in features to the data, with mean NFE and costs."
     each = {"seeds": range(n)} | {k: options.pop(k) for k in ("seeds", "labels") if k in options}
-    def draw(i):
-        out = sample(flow, net, min(batch, n - i), data.shape, solver=solver, device=device, **{k: v[i:i + batch] for k, v in each.items()}, **options)
-        return out.x.cpu(), out.nfe.cpu(), device_name(out.x.device)
-    x, nfe, devices = zip(*together(draw, range(0, n, batch), name=f"{system}, {solver}" if progress else None))
-    x, nfe = torch.cat(x), torch.cat(nfe)
+    draw = lambda i: sample(flow, net, min(batch, n - i), data.shape, solver=solver, device=device, **{k: v[i:i + batch] for k, v in each.items()}, **options)
+    x, nfe, devices = _drawn(draw, range(0, n, batch), f"{system}, {solver}" if progress else None)
     if grid and main_process(): save_grid(x[:64], grid, rows=8)
     cost = {"nfe": float(nfe.double().mean()), "images": trained and trained.images, "minutes": trained and round(trained.minutes, 3), "device": devices[0]}
     return row(system, distilled=distilled, solver=solver, seed=seed, **cost, **judge(x, data, features), **{k: v for k, v in options.items() if k in ("rtol", "atol")})
+
+# %% ../nbs/41_report.ipynb #36dbf241
+def _drawn(draw, starts, name):
+    "Samples, evaluations and devices of all pieces, which the processes share."
+    def piece(i): return (out := draw(i)).x.cpu(), out.nfe.cpu(), device_name(out.x.device)
+    x, nfe, devices = zip(*together(piece, starts, name=name))
+    return torch.cat(x), torch.cat(nfe), devices
 
 # %% ../nbs/41_report.ipynb #dc6927c4
 def _plain(x):

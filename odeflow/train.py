@@ -12,7 +12,7 @@ __all__ = ['Trained', 'FREE', 'PRESETS', 'Recipe', 'Budget', 'learning_rate', 'e
 # %% ../nbs/04_train.ipynb #aaaf5cd5
 from collections import namedtuple
 from contextlib import contextmanager
-import copy, dataclasses, functools, hashlib, json, math, signal, sys, time
+import copy, dataclasses, functools, hashlib, importlib, json, math, signal, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,6 @@ class Recipe:
     log_every: int = 50           # steps between two lines of metrics.jsonl
     save_every: float = 2.        # minutes between two checkpoints
     preview_every: float = 5.     # minutes between two sample grids
-
     def __post_init__(self):
         Budget(self.budget)
         for name in ("batch", "accumulate", "lr", "clip", "log_every"):
@@ -274,6 +273,7 @@ def train_step(self:Trainer):
     ema_update(self.average, self.raw, k, r.ema)
     self.step += 1
 
+# %% ../nbs/04_train.ipynb #b371f9be
 @patch
 def part_loss(self:Trainer, i):
     "The mean loss of the i-th part of this step's batch."
@@ -283,6 +283,7 @@ def part_loss(self:Trainer, i):
     net = bind(self.net, batch.get("y"), r.label_dropout, rng)
     return self.flow.loss(net, batch["x1"], rng, x0=batch.get("x0")).mean()
 
+# %% ../nbs/04_train.ipynb #e73ea551
 @patch
 def tick(self:Trainer, stop):
     "Agree with the other processes on the seconds spent and on a signal to stop: the largest of each."
@@ -459,7 +460,7 @@ PRESETS = {
     "digits": _preset(dict(channels=24, mults=(1, 2), blocks=1, attention=(), max_freq=4.), ("88000 images", "72000 images", "72000 images"), 10_000, 1e-2, batch=64),
     "digits-dit": _preset(dict(net="DiT", width=80, depth=4, max_freq=4.), ("88000 images", "72000 images", "72000 images"), 10_000, 1e-2, batch=64),
     "small": _preset(dict(channels=32, mults=(1, 2, 2), blocks=1, attention=(8,)), ("10 minutes", "10 minutes", "5 minutes"), 3000, 1e-2, batch=64, lr=1e-3, log_every=10),
-    "cifar10": _preset(dict(channels=96, mults=(1, 2, 2), blocks=3, attention=(16,), dropout=.1), ("20 minutes", "20 minutes", "10 minutes"), 100_000, 1e-4,
+    "cifar10": _preset(dict(channels=96, mults=(1, 1, 2, 2), attention=(8,), dropout=.1), ("20 minutes", "20 minutes", "10 minutes"), 100_000, 1e-4,
                        batch=256, lr=5e-4, warmup=1000, ema=.9999, precision="bf16"),
 }
 
@@ -500,5 +501,4 @@ def new_net(
 
 # %% ../nbs/04_train.ipynb #ef4bef1b
 if __name__ == "__main__" and Path(sys.argv[0]).name == "train.py":
-    from odeflow.experiment import main
-    sys.exit(main())
+    sys.exit(importlib.import_module("odeflow.experiment").main())
