@@ -89,7 +89,7 @@ faults: $(STAMP)
 	KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/test_faults.py tests/test_pickle.py
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest -q -s tests/bench
+	ODEFLOW_BENCH=$${ODEFLOW_BENCH:-nbs/records/speed} $(BIN)/python -m pytest -q -s tests/bench
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab nbs

@@ -14,7 +14,7 @@ OURS = {"full": dict(channels=128, mults=(1, 1, 2, 2), attention=(8,)), "half": 
 BATCH, ROUNDS = {"full": 8, "half": 8, "quarter": 16}, {"full": 5, "half": 9, "quarter": 15}
 
 def make(name, size):
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     return UNet((3, 32, 32), **OURS[size]) if name == "odeflow" else {"torchcfm": torchcfm, "diffusers": diffusers}[name](WIDTHS[size])
 
 def millions(net): return sum(p.numel() for p in net.parameters())/1e6
@@ -100,10 +100,10 @@ def test_switches(name, record, benchmark, size="quarter"):
 
 def mean_error(values): return statistics.mean(values), statistics.stdev(values)/len(values)**.5
 
-@pytest.mark.parametrize("lr", (2e-4, 1e-3))
-def test_equal_images(lr, record, benchmark, size="quarter", batch=16, seed=0):
+@pytest.mark.parametrize("lr", (3e-4, 1e-3))
+def test_equal_images(lr, record, benchmark, size="quarter", batch=16, seed=1):
     "Rectified flows on CIFAR-10: the loss after as many images, all three trained on the same batches, times and noise, in turns."
-    images = int(os.environ.get("ODEFLOW_BENCH_IMAGES", 800))
+    images = int(os.environ.get("ODEFLOW_BENCH_IMAGES", 4000))
     nets, data = {name: make(name, size).train() for name in ("odeflow", "torchcfm", "diffusers")}, load_data("cifar10")
     opts = {name: torch.optim.AdamW(net.parameters(), lr, weight_decay=0., fused=True) for name, net in nets.items()}
     loss, seconds, order = {name: [] for name in nets}, {name: [] for name in nets}, random.Random(0)
