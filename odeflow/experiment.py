@@ -9,12 +9,10 @@ __all__ = ['TRUTH', 'COMMON', 'SDES', 'EXPERIMENTS', 'Parameters', 'optional', '
            'Diffusion', 'Poisson', 'value', 'parser', 'run', 'main', 'luggage', 'pack', 'unpack']
 
 # %% ../nbs/43_experiment.ipynb #71ff8b8f
-import argparse, difflib, hashlib, io, json, math, os, shutil, sys, tarfile, tempfile, types
-from collections import namedtuple
+import argparse, difflib, hashlib, json, math, os, sys, tarfile, tempfile, types
 from pathlib import Path
 
 from fastcore.basics import patch
-import numpy as np
 import torch
 
 from .data import load_data, show
@@ -26,7 +24,7 @@ from .rectified import RectifiedFlow
 from .reflow import family, straightness
 from .report import Results, environment, feature_network, table, write_json
 from .sde import VE, VP, SubVP
-from .train import accelerator, claim_folder, main_process, new_net, preset, wait
+from .train import accelerator, claim_folder, main_process, new_net, preset
 
 # %% ../nbs/43_experiment.ipynb #d0e8d1a7
 class Parameters:
@@ -106,9 +104,8 @@ class Experiment:
         self.data = load_data(cfg.dataset, resize=cfg.resize, flip=cfg.flip)
         self.plan, (self.system, self.flow) = preset(cfg.preset, self.data.shape), self.make(cfg)
         self.flow.fit(self.data)
-        self.out, self.recipes = Path(cfg.out), self.plan.recipes(cfg)
-        if main_process(): write_json({"parameters": self.plain(), "environment": environment()}, claim_folder(self.out, True)/"config.json")
-        wait()
+        self.recipes, self.out = self.plan.recipes(cfg), claim_folder(cfg.out, True)
+        if main_process(): write_json({"parameters": self.plain(), "environment": environment()}, self.out/"config.json")
         self.results = Results(self.out, self.data, n=cfg.samples, seed=cfg.seed, device=self.device, features=feature_network(self.data, cfg.fid, self.device))
 
     def plain(self): return {k: f"{v:g}" if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(self.cfg).items()}
@@ -159,7 +156,7 @@ def full(self:Experiment):
     return dict(solver="rk45", rtol=self.cfg.tol, atol=self.cfg.tol)
 
 @patch
-def first(self:Experiment, m): return m.flow is self.flow and not m.distilled
+def first(self:Experiment, m): return m.flow is self.flow
 
 @patch
 def ways(self:Experiment, m): return [step(m)] if m.distilled else [*self.more_ways(m), self.full(), step(m)]

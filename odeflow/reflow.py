@@ -155,8 +155,7 @@ def _pair_seeds(seed, i, j): return range((seed + 1)*10**12 + i, (seed + 1)*10**
 
 def _begin(folder, asked):
     "The facts of a coupling begun here before, which must be the one asked for, or fresh ones."
-    if main_process(): claim_folder(folder, True)
-    facts = _facts(folder)
+    facts = _facts(claim_folder(folder, True))
     if facts is None: return {**asked, "done": 0, "evaluations": 0}
     diff = [k for k in asked if facts[k] != json.loads(json.dumps(asked[k]))]
     if diff: raise ValueError(f"folder: '{folder}' holds another coupling ({', '.join(f'{k} was {facts[k]}, now {asked[k]}' for k in diff)}); give another folder")

@@ -10,7 +10,7 @@ __all__ = ['KEYS', 'MEASURED', 'COLUMNS', 'ADAPTIVE', 'row', 'device_name', 'env
            'table', 'published', 'same_case', 'compare']
 
 # %% ../nbs/41_report.ipynb #8538edec
-import csv, difflib, hashlib, io, json, math, platform, re, types
+import csv, difflib, hashlib, io, json, math, platform, re
 from importlib.metadata import version
 from pathlib import Path
 

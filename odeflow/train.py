@@ -163,12 +163,18 @@ def wait():
     "Go on when all processes are here."
     if torch.distributed.is_initialized(): torch.distributed.barrier()
 
+# %% ../nbs/04_train.ipynb #f82392e7
 def claim_folder(
     out, # the run's folder
     resume:bool, # may it hold a run already?
 ) -> Path:
-    "The run's folder, made and tried, or one clear sentence why not."
+    "The run's folder, made and tried by the process that writes, or one clear sentence why not."
     out = Path(out)
+    if main_process(): _try_folder(out, resume)
+    wait()
+    return out
+
+def _try_folder(out, resume):
     try:
         (out/"state").mkdir(parents=True, exist_ok=True)
         for part in (*out.glob(".*.part"), *(out/"state").glob(".step-*.part")): part.unlink(missing_ok=True)    # of a process that was killed
@@ -177,7 +183,6 @@ def claim_folder(
     except OSError as e: raise PermissionError(f"out: '{out}' cannot be written ({e.strerror}); give a folder that can") from None
     if not resume and any((out/"state").glob("step-*")):
         raise FileExistsError(f"out: '{out}' holds a run already; continue it with resume=True, or give another folder")
-    return out
 
 # %% ../nbs/04_train.ipynb #12928079
 def bind(
@@ -237,10 +242,9 @@ class Trainer:
     "One training of one flow: its network, optimiser, average, folder and place in the budget."
     def __init__(self, flow, net, data, out, recipe, resume=True, device=None, tracker=None):
         self.acc = accelerator(device, recipe.precision, gradient_accumulation_steps=recipe.accumulate, log_with=tracker, project_dir=out)
-        self.out, self.recipe, self.budget, self.parts = Path(out), recipe, Budget(recipe.budget), recipe.accumulate*self.acc.num_processes
+        self.recipe, self.budget, self.parts = recipe, Budget(recipe.budget), recipe.accumulate*self.acc.num_processes
         if recipe.batch % self.parts: raise ValueError(f"batch: {recipe.batch} samples cannot be split evenly over {self.acc.num_processes} processes in {recipe.accumulate} parts; give a multiple of {self.parts}")
-        if main_process(): claim_folder(out, resume)
-        wait()
+        self.out = claim_folder(out, resume)
         self.data, self.order = data.to(self.acc.device), Order(len(data), recipe.batch, recipe.seed)
         self.flow, self.raw, self.average = flow.fit(data), net.to(self.acc.device).requires_grad_().train(), copy.deepcopy(net).to(self.acc.device).eval().requires_grad_(False)
         opt = torch.optim.AdamW(net.parameters(), recipe.lr, weight_decay=0., fused=True)
@@ -305,7 +309,7 @@ def log(self:Trainer, bar):
     line = dict(step=self.step, images=self.step*self.recipe.batch, seconds=round(self.spent, 3), loss=self.loss,
                 lr=self.opt.param_groups[0]["lr"], grad_norm=float(self.norm))
     self.acc.log(line, self.step)
-    if self.acc.is_main_process:
+    if main_process():
         with writing(path := self.out/"metrics.jsonl"), open(path, "a") as f: f.write(json.dumps(line) + "\n")
     bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
 
@@ -327,7 +331,7 @@ def tensors(self:Trainer):
 def save(self:Trainer):
     "Write a checkpoint and drop all but the two newest."
     self.saved = time.monotonic()
-    if not (self.acc.is_main_process and all(p.isfinite().all() for p in self.raw.parameters())): return
+    if not (main_process() and all(p.isfinite().all() for p in self.raw.parameters())): return
     save_state(self.out/"state"/f"step-{self.step:09d}.safetensors", self.tensors(),
                step=self.step, seconds=self.spent, loss=self.loss, config=self.config)
     for old in sorted((self.out/"state").glob("step-*.safetensors"))[:-2]: old.unlink()
@@ -351,9 +355,7 @@ def same_run(
 def restore(self:Trainer):
     "Continue from the newest whole checkpoint, if there is one."
     found = newest_state(self.out/"state")
-    if found is None:
-        if self.acc.is_main_process: self.trim_log()
-        return
+    if found is None: return self.trim_log()
     path, tensors, meta = found
     same_run(meta["config"], self.config, self.out)
     part = lambda name: {k.removeprefix(name + "/"): v for k, v in tensors.items() if k.startswith(name + "/")}
@@ -363,12 +365,13 @@ def restore(self:Trainer):
     self.opt.load_state_dict(self.opt.state_dict() | {"state": {i: part(f"opt/{i}") for i in range(n) if part(f"opt/{i}")}})
     self.step, self.loss, self.spent = meta["step"], meta["loss"], meta["seconds"]
     self.begun -= self.spent
-    if self.acc.is_main_process: self.trim_log()
+    self.trim_log()
 
 # %% ../nbs/04_train.ipynb #6afb992e
 @patch
 def trim_log(self:Trainer):
     "Drop what the log says of steps after the checkpoint: they will be taken again."
+    if not main_process(): return
     path = self.out/"metrics.jsonl"
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     write_atomic(path, "".join(l + "\n" for l in lines if _step(l) <= self.step).encode())
@@ -382,7 +385,7 @@ def _step(line):
 def preview(self:Trainer):
     "A grid of samples of the averaged network, written to samples.png; points have no picture."
     self.shown = time.monotonic()
-    if len(self.data.shape) != 3 or not self.acc.is_main_process: return
+    if len(self.data.shape) != 3 or not main_process(): return
     labels = torch.arange(64, device=self.acc.device) % self.data.classes if self.data.classes else None
     out = sample(self.flow, bind(self.average, labels, 0., Rng(0)), 64, self.data.shape, solver="heun", nfe=40, device=self.acc.device)
     save_grid(out.x, self.out/"samples.png")
@@ -391,7 +394,7 @@ def preview(self:Trainer):
 @patch
 def run(self:Trainer, progress=True):
     "Train until the budget is spent or a signal asks to stop."
-    bar = tqdm(total=100, disable=not progress or not self.acc.is_main_process, unit="%", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}",
+    bar = tqdm(total=100, disable=not progress or not main_process(), unit="%", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}",
                desc=self.out.name, mininterval=1 if sys.stderr.isatty() else 15)
     with stop_signals() as stop, torch.random.fork_rng():
         while self.fraction < 1 and not self.signal:
@@ -416,7 +419,7 @@ def keep(self:Trainer, force):
 @patch
 def finish(self:Trainer):
     "Leave samples of the last weights, unless they are there, and the network."
-    if not self.acc.is_main_process: return
+    if not main_process(): return
     drawn = (p.stat().st_mtime_ns if (p := self.out/"samples.png").exists() else 0)
     if any(p.stat().st_mtime_ns > drawn for p in (self.out/"state").glob("step-*")): self.preview()
     save_net(self.average, self.out, run=self.config)
@@ -458,11 +461,11 @@ def _preset(net, budgets, pairs, tol, **recipe):
 PRESETS = {
     "points": _preset(dict(width=128), ("1500 steps",)*3, 20_000, 1e-3, batch=512),
     "digits": _preset(dict(channels=24, mults=(1, 2), blocks=1, attention=(), max_freq=4.), ("88000 images", "72000 images", "72000 images"), 10_000, 1e-2, batch=64),
-    "digits-dit": _preset(dict(net="DiT", width=80, depth=4, max_freq=4.), ("88000 images", "72000 images", "72000 images"), 10_000, 1e-2, batch=64),
     "small": _preset(dict(channels=32, mults=(1, 2, 2), blocks=1, attention=(8,)), ("10 minutes", "10 minutes", "5 minutes"), 3000, 1e-2, batch=64, lr=1e-3, log_every=10),
     "cifar10": _preset(dict(channels=96, mults=(1, 1, 2, 2), attention=(8,), dropout=.1), ("20 minutes", "20 minutes", "10 minutes"), 100_000, 1e-4,
                        batch=256, lr=5e-4, warmup=1000, ema=.9999, precision="bf16"),
 }
+PRESETS["digits-dit"] = dataclasses.replace(PRESETS["digits"], net=dict(net="DiT", width=80, depth=4, max_freq=4.))
 
 # %% ../nbs/04_train.ipynb #b35273a7
 @patch

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from odeflow import metrics
 from odeflow.data import Data, digits, load_data
-from odeflow.nets import MLP, load_net, save_net
+from odeflow.nets import MLP, load_net
 from odeflow.pipeline import Pipeline, pretrained
 from odeflow.rectified import RectifiedFlow
 from odeflow.reflow import Coupling, draw_coupling

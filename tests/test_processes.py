@@ -2,7 +2,7 @@
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
-import pytest, torch
+import pytest
 from odeflow.train import load_state, newest_state
 
 TRAIN = """

@@ -31,7 +31,7 @@ def test_data_set(record, benchmark, tmp_path, rounds=15, batch=32):
     "A step costs the same whatever the data set; what is done once for each picture is linear."
     sizes = (1_000, 10_000, 50_000)
     sets = {n: pictures(n) for n in sizes}
-    orders, index = {n: Order(n, batch, 0) for n in sizes}, {n: torch.randint(n, (batch,)) for n in sizes}
+    index = {n: torch.randint(n, (batch,)) for n in sizes}
     trainers = {n: Trainer(RectifiedFlow(), small(), sets[n], tmp_path/str(n), Recipe(batch=batch), device="cpu") for n in sizes}
     rows = torch.randn(max(sizes), 64)
     def accumulate(make, n):

@@ -2,7 +2,7 @@
 from pathlib import Path
 import statistics, time
 
-import numpy as np, pytest, torch
+import pytest, torch
 from measure import awake
 from scipy.integrate import solve_ivp
 from odeflow.data import load_data
