@@ -5,11 +5,13 @@ STAMP := .venv/.installed
 # The kernel of .venv comes before any `python3` kernel that the user has elsewhere.
 export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
-.PHONY: help demo table records rehearsal test faults bench lab run readme docs clean
+.PHONY: help demo table records models architectures rehearsal test faults bench lab run readme docs clean
 help:
 	@echo "make demo             train a 1- and a 2-rectified flow on handwritten digits, into runs/"
 	@echo "make table            train every system on digits, two at a time (about an hour), into runs/table/; give it again to continue"
 	@echo "make records          bring that table's records into nbs/records/table, and the page nbs/results.ipynb up to them"
+	@echo "make models           train the conditional models and those of the chapter on transfer, and put them into the package"
+	@echo "make architectures    three systems with a U-Net and with a transformer, at two resolutions, and their page nbs/architectures.ipynb"
 	@echo "make test             run every chapter and all tests"
 	@echo "make rehearsal        the queue of GPU runs at toy size on a CPU: data in parts, jobs, a run that is cut short and travels, the table"
 	@echo "make faults           kill trainings and drawings 200 times each at random moments, fill disks, damage files; KILLS=50 kills less often"
@@ -50,9 +52,23 @@ pfgmpp-1 := train_pfgm -p field False -p rounds 1 -p distill False
 pfgmpp-128 := train_pfgm -p D 128 -p rounds 1 -p distill False
 pfgmpp-2048 := train_pfgm -p D 2048 -p rounds 1 -p distill False
 pfgmpp-inf := train_pfgm -p D inf -p rounds 1 -p distill False
+TABLE := vp subvp rf pfgm pfgmpp-1 pfgmpp-128 pfgmpp-2048 pfgmpp-inf
+# Not in the published tables, and not in ours unless asked for, as in make table TABLE="pfgmpp-1-stable pfgmpp-inf-stable".
 pfgmpp-1-stable := $(pfgmpp-1) -p stable True
 pfgmpp-inf-stable := $(pfgmpp-inf) -p stable True
-TABLE := vp subvp rf pfgm pfgmpp-1 pfgmpp-128 pfgmpp-2048 pfgmpp-inf pfgmpp-1-stable pfgmpp-inf-stable
+# The lines of the page on architectures: a transformer at 8 x 8, and both networks at 32 x 32.
+plain := -p rounds 1 -p distill False
+at-32 := $(plain) -p dataset mnist -p resize 32 -p budget '20000 images' -p samples 500
+rf-dit := train_rf $(plain) -p preset digits-dit
+vp-dit := train_sde -p steps 20 $(plain) -p preset digits-dit
+pfgm-dit := train_pfgm $(plain) -p preset digits-dit
+rf-32 := train_rf $(at-32) -p preset small
+vp-32 := train_sde -p steps 20 $(at-32) -p preset small
+pfgm-32 := train_pfgm $(at-32) -p preset small
+rf-32-dit := train_rf $(at-32) -p preset small-dit
+vp-32-dit := train_sde -p steps 20 $(at-32) -p preset small-dit
+pfgm-32-dit := train_pfgm $(at-32) -p preset small-dit
+ARCHITECTURES := vp-32 pfgm-32 rf-32 vp-32-dit pfgm-32-dit rf-32-dit vp-dit pfgm-dit rf-dit
 JOBS := 2
 OUT := runs/table
 EXTRA :=
@@ -67,6 +83,21 @@ $(OUT)/%.ipynb:
 table: $(STAMP)
 	@$(MAKE) --no-print-directory -j$(JOBS) $(TABLE:%=$(OUT)/%.ipynb)
 	$(BIN)/papermill --no-progress-bar nbs/results.ipynb $(OUT)/results.ipynb -p folder $(OUT) -p write True
+
+# Further models that come with the package: told their class, and carrying threes to eights.
+rf-classes := train_rf $(plain) -p classes True
+vp-classes := train_sde -p steps 20 $(plain) -p classes True
+transfer := transfer -p distill False
+transfer-feature := transfer $(plain) -p feature True
+MODELS := transfer transfer-feature vp-classes rf-classes
+models: $(STAMP)
+	@$(MAKE) --no-print-directory -j$(JOBS) OUT=runs/models $(MODELS:%=runs/models/%.ipynb)
+	$(BIN)/python tests/ship.py runs/models
+
+architectures: $(STAMP)
+	@$(MAKE) --no-print-directory -j$(JOBS) OUT=runs/architectures $(ARCHITECTURES:%=runs/architectures/%.ipynb)
+	@for run in $(ARCHITECTURES); do mkdir -p nbs/records/architectures/$$run && cp runs/architectures/$$run/result.json nbs/records/architectures/$$run/ || exit 1; done
+	$(MAKE) run NB=architectures
 
 # `make records TABLE="rf"` takes one line; a line that is not complete is refused, and nothing is half copied.
 records: $(STAMP)

@@ -6,7 +6,7 @@ Docs: https://odeflow.github.io/odeflow/experiment.html.md"""
 
 # %% auto #0
 __all__ = ['TRUTH', 'COMMON', 'SDES', 'EXPERIMENTS', 'Parameters', 'optional', 'Experiment', 'step', 'fixed_steps', 'Rectified',
-           'Diffusion', 'Poisson', 'value', 'parser', 'run', 'main', 'luggage', 'pack', 'unpack']
+           'Diffusion', 'Poisson', 'Transfer', 'value', 'parser', 'run', 'main', 'luggage', 'pack', 'unpack']
 
 # %% ../nbs/43_experiment.ipynb #71ff8b8f
 import argparse, difflib, hashlib, json, math, os, sys, tarfile, tempfile, types
@@ -15,8 +15,9 @@ from pathlib import Path
 from fastcore.basics import patch
 import torch
 
-from .data import load_data, show
-from .flow import sample
+from .data import DataPrior, load_data, show
+from .flow import Rng, integrate, sample
+from .metrics import classifier
 from .nets import write_atomic
 from .pfgm import PFGM
 from .pfgmpp import PFGMPP
@@ -25,6 +26,7 @@ from .reflow import family, straightness
 from .report import Results, environment, feature_network, table, write_json
 from .sde import VE, VP, SubVP
 from .train import accelerator, claim_folder, main_process, new_net, preset
+from .transfer import PAIRINGS, FeatureFlow, Paired, cycle_error, transport_cost
 
 # %% ../nbs/43_experiment.ipynb #d0e8d1a7
 class Parameters:
@@ -72,7 +74,8 @@ COMMON = {  # parameters of every experiment: types, test, what is accepted, def
     "out": (str, None, "a folder", "runs/experiment", "the folder for all that the run writes"),
     "rounds": (int, lambda v: v >= 1, "1 or more", 2, "flows to train: 1 is the system itself, each further one a reflow of the one before"),
     "distill": (*TRUTH, True, "also distil each flow to one step"),
-    "preset": (str, None, "the name of a preset, or 'auto'", "auto", "network and recipe: points, digits, small, cifar10; auto looks at the data"),
+    "classes": (*TRUTH, False, "tell the network the class of each sample; samples and pairs are then of all classes in turn"),
+    "preset": (str, None, "the name of a preset, or 'auto'", "auto", "network and recipe: points, digits, digits-dit, small, small-dit, cifar10; auto looks at the data"),
     "budget": (optional(str), None, "such as '600 steps', '80000 images' or '20 minutes'", None, "of the first flow: '600 steps', '80000 images', '20 minutes'; None: the preset's"),
     "reflow_budget": (optional(str), None, "as budget", None, "of each further flow; None: the preset's"),
     "distill_budget": (optional(str), None, "as budget", None, "of each distillation; None: the preset's"),
@@ -93,7 +96,7 @@ COMMON = {  # parameters of every experiment: types, test, what is accepted, def
 # %% ../nbs/43_experiment.ipynb #f5eea8ec
 class Experiment:
     "One system, its reflows and their students: `train`, `measure`, `finish`; what is done already is not done again."
-    options, warm = COMMON, False  # parameters; do its weights serve a rectified flow?
+    options, warm, learns = COMMON, False, "dataset"  # parameters; do its weights serve a rectified flow?; which parameter names what it learns
 
     def make(self, cfg): raise NotImplementedError(f"{type(self).__name__} must make its flow: return its name in a table, and the flow")
 
@@ -101,25 +104,33 @@ class Experiment:
         cfg, # the parameters, of `Parameters.check`
     ):
         self.cfg, self.device = cfg, accelerator(cfg.device).device.type
-        self.data = load_data(cfg.dataset, resize=cfg.resize, flip=cfg.flip)
+        self.data = self.load(getattr(cfg, self.learns))
+        if cfg.classes and not self.data.classes: raise ValueError(f"classes: True, but {self.data.name} has none; give data with labels, or classes=False")
         self.plan, (self.system, self.flow) = preset(cfg.preset, self.data.shape), self.make(cfg)
         self.flow.fit(self.data)
         self.recipes, self.out = self.plan.recipes(cfg), claim_folder(cfg.out, True)
         if main_process(): write_json({"parameters": self.plain(), "environment": environment()}, self.out/"config.json")
         self.results = Results(self.out, self.data, n=cfg.samples, seed=cfg.seed, device=self.device, features=feature_network(self.data, cfg.fid, self.device))
 
+    def load(self, name): return load_data(name, resize=self.cfg.resize, flip=self.cfg.flip)
+
     def plain(self): return {k: f"{v:g}" if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(self.cfg).items()}
 
     def __repr__(self):
-        size = sum(p.numel() for p in new_net(self.plan, self.data.shape, extra=self.flow.extra).parameters())
+        size = sum(p.numel() for p in new_net(self.plan, self.data.shape, extra=self.flow.extra, classes=self.data.classes*self.cfg.classes).parameters())
         return "\n".join([f"{self.system}: {len(self.data):,} samples of shape {self.data.shape} from {self.data.name}; {size/1e6:.2f} M parameters; on {self.device}", *map(str, self.recipes)])
 
 # %% ../nbs/43_experiment.ipynb #dd40663c
 @patch
 def train(self:Experiment) -> list: # of `Member`
     "Train the system, reflow it, distil each flow."
-    self.members = family(self.flow, self.system, self.data, self.out, self.plan, self.cfg, warm=self.warm, device=self.device)
+    self.members = family(self.flow, self.system, self.lesson(), self.out, self.plan, self.cfg, warm=self.warm, device=self.device)
     return self.members
+
+@patch
+def lesson(self:Experiment):
+    "What the first flow is trained on."
+    return self.data
 
 @patch
 def measure(self:Experiment) -> list: # rows
@@ -133,13 +144,19 @@ def curve(self:Experiment) -> list: # rows
     "Error against evaluations: each member at the points of its `curve_of`."
     return [self.results.measure(m, **how) for m in self.members for how in self.curve_of(m)]
 
+# %% ../nbs/43_experiment.ipynb #4978b8ff
 @patch
 def finish(self:Experiment) -> dict: # system -> straightness per dimension
     "Measure how straight the paths are, and complete the run's result.json."
     d, flows = math.prod(self.data.shape), [m for m in self.members if not m.distilled]
     bend = {m.system: straightness(m.flow, m.net, 100, self.data.shape, steps=20, device=self.device)/d for m in flows}
-    self.results.finish(straightness=bend)
+    self.results.finish(straightness=bend, **self.facts())
     return bend
+
+@patch
+def facts(self:Experiment) -> dict:
+    "What else the run's result.json says."
+    return {}
 
 # %% ../nbs/43_experiment.ipynb #60946d1b
 def step(m):
@@ -173,16 +190,18 @@ class Rectified(Experiment):
     warm = True
     options = COMMON | {
         "out": (*COMMON["out"][:3], "runs/train_rf", COMMON["out"][4]),
-        "time": (str, lambda v: v in ("uniform", "logit-normal", "u-shaped"), "'uniform', 'logit-normal' or 'u-shaped'", "uniform", "density of training times of the first flow: uniform, logit-normal, u-shaped")}
+        "time": (str, lambda v: v in ("uniform", "logit-normal", "u-shaped"), "'uniform', 'logit-normal' or 'u-shaped'", "uniform", "density of training times of the first flow: uniform, logit-normal, u-shaped"),
+        "pairing": (str, lambda v: v in PAIRINGS, "'random' or 'ot'", "random", "of the first flow's pairs: random, or ot for the shortest lines within each batch")}
 
     def make(self, cfg): return "1-RF", RectifiedFlow(time=cfg.time)
+    def lesson(self): return self.data if self.cfg.pairing == "random" else Paired(self.flow.prior, self.data, self.cfg.pairing)
     def curve_of(self, m): return [] if m.distilled else fixed_steps(m, euler=(1, 2, 4, 8))
 
 # %% ../nbs/43_experiment.ipynb #cbfd4d35
 SDES = {"vp": ("VP", VP), "subvp": ("sub-VP", SubVP), "ve": ("VE", VE)}
 
 class Diffusion(Experiment):
-    "A diffusion as an SDE in few steps and in many, and as an ODE; its reflows and students."
+    "A diffusion as an SDE in few steps and in many, where the network computes in bfloat16, and as an ODE; its reflows and students."
     options = COMMON | {
         "out": (*COMMON["out"][:3], "runs/train_sde", COMMON["out"][4]),
         "sde": (str, lambda v: v in SDES, "'vp', 'subvp' or 've'", "vp", "the diffusion: vp, subvp, ve"),
@@ -193,7 +212,7 @@ class Diffusion(Experiment):
         system, flow = SDES[cfg.sde]
         return system, flow(weighting=cfg.weighting)
 
-    def more_ways(self, m): return [dict(solver="euler-maruyama", nfe=n) for n in (100, self.cfg.steps)] if self.first(m) else []
+    def more_ways(self, m): return [dict(solver="euler-maruyama", nfe=n, bf16=True) for n in (100, self.cfg.steps)] if self.first(m) else []
     def curve_of(self, m): return fixed_steps(m, euler=(5, 10, 20, 40), heun=(10, 20, 40)) if self.first(m) else []
 
 # %% ../nbs/43_experiment.ipynb #abc277b7
@@ -213,7 +232,39 @@ class Poisson(Experiment):
     def more_ways(self, m): return fixed_steps(m, heun=[34]) if self.first(m) else []
     def curve_of(self, m): return fixed_steps(m, euler=(5, 10, 20, 40, 80), heun=(6, 10, 20, 40)) if self.first(m) else []
 
-EXPERIMENTS = {"rf": Rectified, "sde": Diffusion, "pfgm": Poisson}
+# %% ../nbs/43_experiment.ipynb #dd64608e
+class Transfer(Rectified):
+    "Rectified flow from one data set to another, and back."
+    learns = "target"
+    options = {
+        "source": (*COMMON["dataset"][:3], "digits-train/3", "what is carried: digits, one class as digits/3, mnist, cifar10, a 2-D toy, a folder of pictures, or an .npz"),
+        "target": (*COMMON["dataset"][:3], "digits-train/8", "what it becomes, likewise"),
+        **{k: v for k, v in Rectified.options.items() if k != "dataset"},
+        "out": (*COMMON["out"][:3], "runs/transfer", COMMON["out"][4]),
+        "pairing": (*Rectified.options["pairing"][:3], "ot", Rectified.options["pairing"][4]),
+        "feature": (*TRUTH, False, "digits: count only the errors that the features of the digits' classifier see")}
+
+    def make(self, cfg):
+        self.source = self.load(cfg.source)
+        if self.source.shape != self.data.shape: raise ValueError(f"source: samples of shape {self.source.shape}, but those of the target have {self.data.shape}; give resize, or two sets that are alike")
+        if cfg.feature and self.data.shape != (1, 8, 8): raise ValueError(f"feature: the classifier knows digits of shape (1, 8, 8), not {self.data.shape}; give feature=False")
+        prior = DataPrior(self.source)
+        return "1-RF", FeatureFlow(lambda x: classifier()(x)[0], prior=prior, time=cfg.time) if cfg.feature else RectifiedFlow(prior=prior, time=cfg.time)
+
+# %% ../nbs/43_experiment.ipynb #455238f9
+@patch
+def facts(self:Transfer):
+    "The cost of each flow's pairs and the error of a round trip, full and in one step."
+    n, d = min(self.cfg.samples, 1000), math.prod(self.data.shape)
+    x0, x1 = (DataPrior(s).sample(n, s.shape, Rng(seed)).to(self.device) for seed, s in enumerate((self.source, self.data)))
+    cost, cycle = {"random pairs": transport_cost(x0, x1)/d}, {}
+    for m in self.members:
+        if m.distilled: continue
+        cost[m.system] = transport_cost(x0, integrate(m.flow, m.net, x0, **self.full()).x)/d
+        cycle[m.system] = [cycle_error(m.flow, m.net, x0, **how) for how in (self.full(), step(m))]
+    return {"transport_cost": cost, "cycle_error": cycle}
+
+EXPERIMENTS = {"rf": Rectified, "sde": Diffusion, "pfgm": Poisson, "transfer": Transfer}
 
 # %% ../nbs/43_experiment.ipynb #fd7d79f5
 @patch

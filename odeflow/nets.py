@@ -62,6 +62,9 @@ class Net(nn.Module, PyTorchModelHubMixin):
         super().__init_subclass__(**kwargs)
         NETS[cls.__name__] = cls
 
+    @property
+    def classes(self) -> int: return self._hub_mixin_config.get("classes", 0) # that it can be told; 0: it is unconditional
+
 # %% ../nbs/03_nets.ipynb #ff260297
 def save_net(
     net:Net, # the network

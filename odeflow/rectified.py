@@ -67,16 +67,17 @@ class RectifiedFlow(Flow):
         t = rng.integers(self.steps, n)/self.steps if self.steps else TIMES[self.time](n, rng)
         t = t.to(x1)
         s = expand(t, x1)
-        return ERRORS[self.error](net(s*x1 + (1 - s)*x0, t) - (x1 - x0))
+        x = s*x1 + (1 - s)*x0
+        return self.misfit(net(x, t) - (x1 - x0), x)
 
 # %% ../nbs/30_rectified.ipynb #c11271da
 @patch(as_prop=True)
 def sampler(self:RectifiedFlow): return dict(solver="euler", nfe=self.steps) if self.steps else Flow.sampler
 
 @patch
-def describe(self:RectifiedFlow):
-    d, std = super(RectifiedFlow, self).describe(), getattr(self.prior, "std", 1.)
-    return d if std == 1 else d | {"prior": f"{d['prior']}(std={std:g})"}
+def misfit(self:RectifiedFlow, r, x):
+    "How much an error r of the velocity at x counts."
+    return ERRORS[self.error](r)
 
 # %% ../nbs/30_rectified.ipynb #7b0522e3
 def gaussian_velocity(

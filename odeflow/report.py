@@ -21,7 +21,7 @@ from .data import save_grid, to_float, to_uint8
 from .flow import sample
 from .metrics import DigitsFeatures, Inception, frechet_distance, measure
 from .nets import write_atomic
-from .reflow import net_digest
+from .reflow import in_turn, net_digest
 from .train import main_process, together
 
 # %% ../nbs/41_report.ipynb #5ac5c9e3
@@ -67,7 +67,7 @@ def feature_network(
 ):
     "What `measure` takes for this data set: the classifier for the digits, the FID network where asked for, else None."
     if fid and len(data.shape) == 3: return Inception(device=device)
-    return DigitsFeatures() if data.name == "digits" and data.shape == (1, 8, 8) else None
+    return DigitsFeatures() if data.name.startswith("digits") and data.shape == (1, 8, 8) else None
 
 # %% ../nbs/41_report.ipynb #14628b57
 MEASURED = ("fid", "frechet_classifier", "kid", "is", "precision", "recall", "code", "weights", "note", "se")  # what a row takes from `measure`
@@ -104,12 +104,12 @@ def evaluate(
     **options, # further options of `sample`
 ) -> dict: # a row
     "Samples of a flow, measured: Frechet distances in pixels (or coordinates) and in features to the data, with mean NFE and costs."
-    each = {"seeds": range(n)} | {k: options.pop(k) for k in ("seeds", "labels") if k in options}
-    draw = lambda i: sample(flow, net, min(batch, n - i), data.shape, solver=solver, device=device, **{k: v[i:i + batch] for k, v in each.items()}, **options)
+    each = {"seeds": range(n), "labels": in_turn(0, n, getattr(net, "classes", 0))} | {k: options.pop(k) for k in ("seeds", "labels") if k in options}
+    draw = lambda i: sample(flow, net, min(batch, n - i), data.shape, solver=solver, device=device, **{k: v[i:i + batch] for k, v in each.items() if v is not None}, **options)
     x, nfe, devices = _drawn(draw, range(0, n, batch), f"{system}, {solver}" if progress else None)
     if grid and main_process(): save_grid(x[:64], grid, rows=8)
     cost = {"nfe": float(nfe.double().mean()), "images": trained and trained.images, "minutes": trained and round(trained.minutes, 3), "device": devices[0]}
-    return row(system, distilled=distilled, solver=solver, seed=seed, **cost, **judge(x, data, features), **{k: v for k, v in options.items() if k in ("rtol", "atol")})
+    return row(system, distilled=distilled, solver=solver, seed=seed, **cost, **judge(x, data, features), **{k: v for k, v in options.items() if k in ("rtol", "atol", "guidance", "bf16")})
 
 # %% ../nbs/41_report.ipynb #36dbf241
 def _drawn(draw, starts, name):

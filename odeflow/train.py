@@ -387,7 +387,7 @@ def preview(self:Trainer):
     self.shown = time.monotonic()
     if len(self.data.shape) != 3 or not main_process(): return
     labels = torch.arange(64, device=self.acc.device) % self.data.classes if self.data.classes else None
-    out = sample(self.flow, bind(self.average, labels, 0., Rng(0)), 64, self.data.shape, solver="heun", nfe=40, device=self.acc.device)
+    out = sample(self.flow, self.average, 64, self.data.shape, labels=labels, solver="heun", nfe=40, device=self.acc.device)
     save_grid(out.x, self.out/"samples.png")
 
 # %% ../nbs/04_train.ipynb #723175e7
@@ -466,6 +466,7 @@ PRESETS = {
                        batch=256, lr=5e-4, warmup=1000, ema=.9999, precision="bf16"),
 }
 PRESETS["digits-dit"] = dataclasses.replace(PRESETS["digits"], net=dict(net="DiT", width=80, depth=4, max_freq=4.))
+PRESETS["small-dit"] = dataclasses.replace(PRESETS["small"], net=dict(net="DiT", width=140, depth=4, patch=4))
 
 # %% ../nbs/04_train.ipynb #b35273a7
 @patch

@@ -91,7 +91,7 @@ def test_films():
     films = [f for f in (ROOT/"nbs/images").iterdir() if not f.name.startswith(".")]
     assert films and [f.name for f in films if f.stat().st_size >= 1_000_000 or f"](images/{f.name})" not in text] == []
 
-@pytest.mark.parametrize("path", [*CHAPTERS, ROOT/"nbs/results.ipynb", ROOT/"nbs/speed.ipynb"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*CHAPTERS, *(ROOT/f"nbs/{name}.ipynb" for name in ("results", "speed", "architectures"))], ids=lambda p: p.stem)
 def test_executed(path):
     "A cell that prints or draws at its top level has kept its output."
     shows = re.compile(r"^(print\(|plt\.|.*plt\.subplots\()", re.M)

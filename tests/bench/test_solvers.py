@@ -6,9 +6,11 @@ import pytest, torch
 from measure import awake
 from scipy.integrate import solve_ivp
 from odeflow.data import load_data
-from odeflow.flow import integrate, sample
+from odeflow.flow import SOLVERS, integrate, sample
 from odeflow.nets import UNet, load_net
+from odeflow.pipeline import Pipeline, pretrained
 from odeflow.rectified import RectifiedFlow
+from odeflow.report import judge
 from odeflow.train import Recipe, new_net, preset, train
 
 @pytest.fixture(scope="module")
@@ -67,3 +69,36 @@ def test_outside_the_network(solver, record, benchmark, nfe=20, runs=7):
         rows.append(dict(name=solver, samples=n, nfe=spent[0], outside=statistics.median(shares), most=max(shares), seconds=statistics.median(totals), threads=torch.get_num_threads()))
     record(rows, f"outside-{solver}")
     benchmark.pedantic(lambda: share(1), rounds=2)
+
+GRIDS = {"nfe": (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 50, 64, 80, 100), "tol": (.5, .2, .1, .05, .02, .01, .005, .002, .001)}
+DETERMINISTIC = {"euler": "nfe", "heun": "nfe", "midpoint": "nfe", "rk4": "nfe", "ddim": "nfe", "rk45": "tol", "dopri5": "tol"}
+assert DETERMINISTIC.keys() <= SOLVERS.keys()
+
+@pytest.mark.parametrize("name", [name for name in pretrained() if not name.endswith("distilled")])
+def test_fewest(name, record, benchmark, n=500):
+    "The fewest evaluations with which each deterministic solver comes, and stays, within 1% of the converged Frechet distance: the same noise for all."
+    pipe, data = Pipeline.from_pretrained(name), load_data("digits")
+    def judged(**how):
+        out = pipe(n, **how)
+        return judge(out.x, data)["frechet"], float(out.nfe.double().mean())
+    limit, _ = judged(solver="rk45", rtol=1e-5, atol=1e-5)
+    rows = []
+    for solver, kind in DETERMINISTIC.items():
+        try: tried = list(approach(lambda v: judged(solver=solver, **{"nfe": v} if kind == "nfe" else {"rtol": v, "atol": v}), limit, GRIDS[kind]))
+        except TypeError: continue                                       # ddim, of a system without marginals
+        stays = len(tried) > 1 and tried[-1]["close"] and tried[-2]["close"]
+        rows.append(dict(system=name, solver=solver, converged=limit, samples=n, fewest=tried[-2]["nfe"] if stays else None, tried=tried))
+    record(rows, f"fewest-{name}")
+    benchmark.pedantic(lambda: pipe(16, solver="euler", nfe=10), rounds=2)
+
+def approach(judged, limit, grid):
+    "What each setting of a grid gives, from the coarsest, until two in a row are close to the limit."
+    close = 0
+    for v in grid:
+        try: distance, nfe = judged(v)
+        except ValueError as e:
+            if not str(e).startswith("nfe"): raise
+            continue                                                     # too few for one step of this solver
+        close = close + 1 if abs(distance/limit - 1) < .01 else 0
+        yield dict(setting=v, nfe=nfe, frechet=distance, close=close > 0)
+        if close == 2: return
