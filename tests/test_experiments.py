@@ -2,8 +2,9 @@
 import json, os, subprocess, sys
 from pathlib import Path
 
-import numpy as np, pytest
+import numpy as np, pytest, torch
 from PIL import Image
+from odeflow.experiment import main
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(budget="6 steps", reflow_budget="4 steps", distill_budget="4 steps", batch=8, pairs=16, samples=20, tol=.1)
@@ -74,35 +75,81 @@ def test_a_folder_of_ones_own(tmp_path):
     assert run.returncode == 0, run.stderr
     assert (tmp_path/"runs/mine/result.json").exists()
 
-@pytest.mark.parametrize("params, says", [
-    ({"roundz": 2}, "roundz: no such parameter; did you mean rounds?"),
-    ({"rounds": "two"}, "rounds: 'two' is of type str, not int"),
-    ({"rounds": 0}, "rounds: 0 is not accepted; give 1 or more"),
-    ({"dataset": "digitz"}, "dataset: 'digitz' is not one of digits, mnist"),
-    ({"budget": "a while"}, "budget: 'a while' is not an amount and a unit"),
-    ({"preset": "huge"}, "preset: 'huge' is not one of auto"),
-    ({"dataset": "empty"}, "the folder 'empty' holds no pictures"),
-    ({"dataset": "mixed"}, "pictures of mixed sizes"),
-    ({"dataset": "broken"}, "cannot be read as a picture"),
-    ({"dataset": "floats.npz"}, "images of type float64"),
-    ({"dataset": "objects.npz"}, "never unpickled"),
-    ({"device": "cuda"}, "device: 'cuda' is not available here"),
-    ({"out": "floats.npz/x"}, "out: 'floats.npz/x' cannot be written"),
-    ({"notebook": "train_sde", "sde": "vpp"}, "sde: 'vpp' is not accepted; give 'vp', 'subvp' or 've'"),
-    ({"notebook": "train_sde", "steps": 0}, "steps: 0 is not accepted; give 1 or more"),
-    ({"notebook": "train_pfgm", "D": .5}, "D: 0.5 is not accepted; give 1 or more, or inf"),
-], ids=lambda p: "-".join(map(str, p.items())) if isinstance(p, dict) else "")
-def test_bad_input_gets_one_sentence(tmp_path, params, says):
-    import torch
-    if params.get("device") == "cuda" and torch.cuda.is_available(): pytest.skip("there is a CUDA device here")
+def unusable(tmp_path):
+    "Things that are no data sets."
     (tmp_path/"empty").mkdir()
     pictures(tmp_path/"mixed", [(8, 8), (9, 8)])
     (pictures(tmp_path/"broken", [(8, 8)])/"9.png").write_bytes(b"no picture")
     np.savez(tmp_path/"floats.npz", images=np.zeros((3, 8, 8, 1)))
     np.savez(tmp_path/"objects.npz", images=np.array([{}], dtype=object))
-    args = [a for k, v in params.items() if k == "out" for a in ("-p", k, v)]
-    run = papermill(tmp_path, *args, **{k: v for k, v in (TINY | params).items() if k != "out"})
+
+@pytest.mark.parametrize("params, says", [
+    ({"roundz": 2}, "roundz: no such parameter; did you mean rounds?"),
+    ({"dataset": "mixed"}, "pictures of mixed sizes"),
+    ({"notebook": "train_sde", "sde": "vpp"}, "sde: 'vpp' is not accepted; give 'vp', 'subvp' or 've'"),
+], ids=str)
+def test_bad_input_gets_one_sentence(tmp_path, params, says):
+    unusable(tmp_path)
+    run = papermill(tmp_path, **TINY | params)
     assert run.returncode
     last = [l for l in run.stderr.splitlines() if l.strip()][-1]
     assert says in last, last
     assert not list((tmp_path/"runs").rglob("*.safetensors"))
+
+@pytest.mark.parametrize("words, says", [
+    ("rf --rounds two", "rounds: 'two' is of type str, not int"),
+    ("rf --rounds 0", "rounds: 0 is not accepted; give 1 or more"),
+    ("rf --dataset digitz", "dataset: 'digitz' is not one of digits, digits-train, digits-test, mnist"),
+    ("rf --budget while", "budget: 'while' is not an amount and a unit"),
+    ("rf --preset huge", "preset: 'huge' is not one of auto"),
+    ("rf --dataset empty", "the folder 'empty' holds no pictures"),
+    ("rf --dataset mixed", "pictures of mixed sizes"),
+    ("rf --dataset broken", "cannot be read as a picture"),
+    ("rf --dataset floats.npz", "images of type float64"),
+    ("rf --dataset objects.npz", "never unpickled"),
+    ("rf --dataset moons --classes True", "classes: True, but moons has none"),
+    ("rf --device cuda", "device: 'cuda' is not available here"),
+    ("rf --out floats.npz/x", "out: 'floats.npz/x' cannot be written"),
+    ("rf --pairing near", "pairing: 'near' is not accepted; give 'random' or 'ot'"),
+    ("sde --steps 0", "steps: 0 is not accepted; give 1 or more"),
+    ("pfgm --D .5", "D: 0.5 is not accepted; give 1 or more, or inf"),
+    ("transfer --source moons", "source: samples of shape (2,), but those of the target have (1, 8, 8)"),
+    ("transfer --source digits/11", "label: 11 does not occur in digits"),
+    ("transfer --source moons --target heart --feature True", "feature: the classifier knows digits of shape (1, 8, 8), not (2,)"),
+])
+def test_a_bad_job_gets_one_sentence(tmp_path, monkeypatch, capsys, words, says):
+    if "cuda" in words and torch.cuda.is_available(): pytest.skip("there is a CUDA device here")
+    monkeypatch.chdir(tmp_path)
+    unusable(tmp_path)
+    assert main([*words.split(), *(w for k, v in TINY.items() if f"--{k}" not in words for w in (f"--{k}", str(v)))]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("odeflow.train: ") and says in said, said
+    assert not list((tmp_path/"runs").rglob("*.safetensors"))
+
+def test_forty_pictures_of_mixed_formats_with_classes(tmp_path):
+    "Trained with their classes from a folder, then sampled and encoded by the command line."
+    rs = np.random.RandomState(0)
+    for i in range(40):
+        folder = tmp_path/"mine"/("cats", "dogs")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        im = Image.fromarray(rs.randint(0, 255, (10 + i, 50 - i, 3), dtype=np.uint8))
+        im = im.convert(("RGB", "L", "P")[i % 3]) if (end := ("png", "jpg", "webp", "bmp", "gif", "tiff")[i % 6]) in ("png", "tiff") else im
+        im.save(folder/f"{i}.{end}")
+    refused = papermill(tmp_path, dataset="mine", rounds=1, distill=False, **TINY)
+    assert refused.returncode and "give resize, such as resize=32" in refused.stderr
+    run = papermill(tmp_path, dataset="mine", resize=8, rounds=2, classes=True, **TINY)
+    assert run.returncode == 0, run.stderr
+    model = "runs/train_rf/reflow-1"
+    odeflow = lambda *args: subprocess.run([str(Path(sys.executable).parent/"odeflow"), *args], cwd=tmp_path, capture_output=True, text=True)
+    drawn = odeflow("sample", model, "--n", "6", "--label", "1", "--guidance", "2", "--solver", "euler", "--nfe", "4", "--out", "dogs.npz")
+    assert drawn.returncode == 0 and json.loads(drawn.stdout)["nfe"] == 4, drawn.stderr
+    found = odeflow("encode", model, "mine", "--resize", "8", "--out", "latents.npz")
+    assert found.returncode == 0 and json.loads(found.stdout)["samples"] == 40, found.stderr
+
+def test_transfer(tmp_path):
+    run = papermill(tmp_path, notebook="transfer", source="moons", target="heart", **TINY)
+    assert run.returncode == 0, run.stderr
+    record = json.loads((tmp_path/"runs/transfer/result.json").read_text())
+    assert set(record["transport_cost"]) == {"random pairs", "1-RF", "2-RF"} and len(record["cycle_error"]["2-RF"]) == 2
+    assert (tmp_path/"runs/transfer/path.webp").exists()
+    assert {(r["system"], r["distilled"]) for r in record["rows"]} == {(s, d) for s in ("1-RF", "2-RF") for d in (False, True)}

@@ -104,6 +104,16 @@ def test_exported_cells_are_small(path):
     names = lambda src: ", ".join(n.name for n in tree(src).body if hasattr(n, "name"))
     assert [f"{names(src)}: {n} lines" for src, n in lines.items() if n > 25] == []
 
+def test_prose_and_code(capsys):
+    "Words of prose and lines of code of each chapter, printed; no chapter is a listing."
+    with capsys.disabled():
+        for path in CHAPTERS:
+            prose = ["".join(c["source"]) for c in cells(path) if c["cell_type"] == "markdown"]
+            out = [src for _, src in code(path) if exported(src)]
+            words, lines = sum(len(p.split()) for p in prose), sum(len(src.splitlines()) for _, src in code(path))
+            print(f"\n{path.stem:14} {words:5} words, {lines:4} lines of code, {words/lines:.1f} words a line; {len(prose)} cells of prose, {len(out)} exported", end="")
+            assert len(prose) >= .6*len(out), path
+
 @each_chapter
 def test_title_cell(path):
     "nbdev drops all but title and description from the first cell, and names the module after the file."

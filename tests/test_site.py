@@ -20,6 +20,9 @@ def test_site():
 def test_faults_are_seen(text, complaint):
     assert re.search(complaint, " ".join(render(text)[1])), render(text)[1]
 
+def test_citations():
+    assert "@liu2022" in " ".join(render("as [@liu2022, eq. 1] says")[1]) and render("as [@liu2022, eq. 1] says", {"liu2022"})[1] == []
+
 def test_sound_page():
     page, bad = render("## A flow\n\n$$ x = \\frac12 $$ {#eq-half}\n\n@eq-half; [back](#a-flow)\n\n![A heart](a/b.webp){#fig-heart}\n\n@fig-heart\n\n````python\nprice = '$5'\n````")
     assert bad == [] and {"a-flow", "eq-half", "fig-heart"} <= page.ids and {"#a-flow", "a/b.webp"} <= {*page.links}

@@ -68,8 +68,12 @@ def markdown(nb) -> str:
             elif not any(k.startswith("image/") for k in data): parts.append(f"````\n{''.join(data.get('text/plain', ''))}\n````")
     return "\n\n".join(parts)
 
-def render(text) -> tuple:
-    "(page, complaints): markdown through pandoc, formulas as MathML so that a broken one is a warning."
+def bibliography(path) -> set:
+    "The keys of a BibTeX file."
+    return set(re.findall(r"^@\w+\{([^,\s]+),", path.read_text(encoding="utf-8"), re.M)) if path.exists() else set()
+
+def render(text, known=frozenset()) -> tuple:
+    "(page, complaints): markdown through pandoc, formulas as MathML so that a broken one is a warning; `known` are the works that may be cited."
     import pypandoc
     run = subprocess.run([pypandoc.get_pandoc_path(), "-f", "markdown-raw_tex", "-t", "html", "--mathml", "--fail-if-warnings"],
                          input=LABEL.sub("", text), capture_output=True, text=True, encoding="utf-8")
@@ -78,7 +82,7 @@ def render(text) -> tuple:
     bad = [run.stderr.strip()] if run.returncode or run.stderr.strip() else []
     bad += [f"visible in the text: {' '.join(t.split())[:120]!r}" for t in page.text if RAW.search(t)]
     bad += [f"the picture {src} has no description" for src in page.mute]
-    return page, bad + [f"@{c} refers to nothing on this page" for c in page.cites if c not in page.ids]
+    return page, bad + [f"@{c} refers to nothing on this page, and is no work of references.bib" for c in page.cites if c not in page.ids | known]
 
 def process() -> tuple:
     "(folder of processed pages, nbdev's settings)"
@@ -92,7 +96,7 @@ def targets(x):
     "Every file that _quarto.yml names."
     if isinstance(x, dict): return [t for v in x.values() for t in targets(v)]
     if isinstance(x, list): return [t for v in x for t in targets(v)]
-    return [x] if isinstance(x, str) and re.fullmatch(r"[\w./-]+\.(ipynb|qmd|css|yml)", x) else []
+    return [x] if isinstance(x, str) and re.fullmatch(r"[\w./-]+\.(ipynb|qmd|css|yml|bib)", x) else []
 
 def dead(link, page, pages, cache, home) -> bool:
     "Is this a link into the site, or to a file of ours, that leads nowhere?"
@@ -110,14 +114,16 @@ def check_site() -> list:
     from nbdev.config import nbpath2html
     try: cache, cfg = process()
     except Exception as e: return [f"nbdev cannot process the notebooks (building the site executes every cell that imports, so such a cell should do nothing else): {e}"]
-    pages, bad = {}, []
+    pages, bad, works, cited = {}, [], bibliography(cache/"references.bib"), set()
     for f in sorted(cache.glob("*.ipynb")):
         name = nbpath2html(f).name
         if name in pages: bad.append(f"{f.name}: another notebook already makes {name}")
-        pages[name], wrong = render(markdown(json.loads(f.read_text(encoding="utf-8"))))
+        pages[name], wrong = render(markdown(json.loads(f.read_text(encoding="utf-8"))), works)
+        cited |= {*pages[name].cites}
         bad += [f"{f.name}: {w}" for w in wrong]
     for name, page in pages.items():
         bad += [f"{name}: the link {l} leads nowhere" for l in sorted(set(page.links)) if dead(l, name, pages, cache, cfg.doc_host + cfg.doc_baseurl)]
+    bad += [f"references.bib: nobody cites {k}" for k in sorted(works - cited)]
     named = targets(yaml.safe_load((cache/"_quarto.yml").read_text()))
     bad += [f"_quarto.yml: {t} does not exist" for t in named if not (cache/t).exists()]
     return bad + [f"_quarto.yml: the sidebar lacks {f.name}" for f in sorted(cache.glob("*.ipynb")) if f.name not in named]
