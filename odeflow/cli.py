@@ -14,7 +14,7 @@ from json import dumps
 from pathlib import Path
 
 from fastcore.script import anno_parser
-import numpy as np
+import numpy as np, torch
 
 from .data import load_data, replacing, save_grid, to_uint8
 from .experiment import pack as pack_folder, unpack as unpack_folder
@@ -70,6 +70,7 @@ def sample(
     "Samples of a trained model, as a picture or as an .npz."
     _somewhere("out", out)
     pipe = Pipeline.from_pretrained(model, device)
+    if len(pipe.shape) != 3 and not out.endswith(".npz"): raise ValueError(f"out: '{out}' is a picture, but the samples are points; give a name that ends in .npz")
     if label is None: labels = [k % pipe.net.classes for k in range(n)] if pipe.net.classes else None
     else: labels = [label]*n
     how = {k: v for k, v in dict(solver=solver, nfe=nfe, labels=labels).items() if v is not None}
@@ -80,9 +81,7 @@ def sample(
 # %% ../nbs/44_cli.ipynb #5a456222
 def write_samples(x, out):
     "Samples as an archive where the name ends in .npz: pictures as `load_data` reads them, points as `x`; else as one picture."
-    if not str(out).endswith(".npz"):
-        if x.ndim != 4: raise ValueError(f"out: '{out}' is a picture, but the samples are points; give a name that ends in .npz")
-        return save_grid(x, out)
+    if not str(out).endswith(".npz"): return save_grid(x, out)
     _archive(out, **({"images": to_uint8(x).permute(0, 2, 3, 1).numpy()} if x.ndim == 4 else {"x": x.numpy()}))
 
 def _archive(out, **arrays):
@@ -103,10 +102,11 @@ def encode(
     _somewhere("out", out)
     pipe, data, how = Pipeline.from_pretrained(model, device), load_data(pictures, resize=resize), dict(solver="rk45", rtol=rtol, atol=atol)
     x = data.all()
-    there = pipe.encode(x, **how)
-    back = pipe.decode(there.x, **how).x.cpu()
-    _archive(out, latents=there.x.cpu().numpy())
-    print(dumps({"out": out, "samples": len(x), "nfe": float(there.nfe.double().mean()), "round_trip": float((back - x).square().mean().sqrt())}))
+    there = [pipe.encode(part, **how) for part in x.split(500)]
+    back = torch.cat([pipe.decode(part.x, **how).x.cpu() for part in there])
+    _archive(out, latents=torch.cat([part.x.cpu() for part in there]).numpy())
+    nfe = torch.cat([part.nfe for part in there]).double().mean()
+    print(dumps({"out": out, "samples": len(x), "nfe": float(nfe), "round_trip": float((back - x).square().mean().sqrt())}))
 
 # %% ../nbs/44_cli.ipynb #ec60b53f
 @command

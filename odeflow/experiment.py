@@ -9,7 +9,7 @@ __all__ = ['TRUTH', 'COMMON', 'SDES', 'EXPERIMENTS', 'Parameters', 'optional', '
            'Diffusion', 'Poisson', 'Transfer', 'value', 'parser', 'run', 'main', 'luggage', 'pack', 'unpack']
 
 # %% ../nbs/43_experiment.ipynb #71ff8b8f
-import argparse, difflib, hashlib, json, math, os, sys, tarfile, tempfile, types
+import argparse, copy, difflib, hashlib, json, math, os, sys, tarfile, tempfile, types
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -22,7 +22,7 @@ from .nets import write_atomic
 from .pfgm import PFGM
 from .pfgmpp import PFGMPP
 from .rectified import RectifiedFlow
-from .reflow import family, straightness
+from .reflow import family, in_turn, straightness
 from .report import Results, environment, feature_network, table, write_json
 from .sde import VE, VP, SubVP
 from .train import accelerator, claim_folder, main_process, new_net, preset
@@ -108,23 +108,27 @@ class Experiment:
         if cfg.classes and not self.data.classes: raise ValueError(f"classes: True, but {self.data.name} has none; give data with labels, or classes=False")
         self.plan, (self.system, self.flow) = preset(cfg.preset, self.data.shape), self.make(cfg)
         self.flow.fit(self.data)
+        self.given = self.lesson()
         self.recipes, self.out = self.plan.recipes(cfg), claim_folder(cfg.out, True)
         if main_process(): write_json({"parameters": self.plain(), "environment": environment()}, self.out/"config.json")
         self.results = Results(self.out, self.data, n=cfg.samples, seed=cfg.seed, device=self.device, features=feature_network(self.data, cfg.fid, self.device))
 
     def load(self, name): return load_data(name, resize=self.cfg.resize, flip=self.cfg.flip)
 
-    def plain(self): return {k: f"{v:g}" if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(self.cfg).items()}
+# %% ../nbs/43_experiment.ipynb #054b8c03
+@patch
+def plain(self:Experiment): return {k: f"{v:g}" if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(self.cfg).items()}
 
-    def __repr__(self):
-        size = sum(p.numel() for p in new_net(self.plan, self.data.shape, extra=self.flow.extra, classes=self.data.classes*self.cfg.classes).parameters())
-        return "\n".join([f"{self.system}: {len(self.data):,} samples of shape {self.data.shape} from {self.data.name}; {size/1e6:.2f} M parameters; on {self.device}", *map(str, self.recipes)])
+@patch
+def __repr__(self:Experiment):
+    size = sum(p.numel() for p in new_net(self.plan, self.data.shape, extra=self.flow.extra, classes=self.data.classes*self.cfg.classes).parameters())
+    return "\n".join([f"{self.system}: {len(self.data):,} samples of shape {self.data.shape} from {self.data.name}; {size/1e6:.2f} M parameters; on {self.device}", *map(str, self.recipes)])
 
 # %% ../nbs/43_experiment.ipynb #dd40663c
 @patch
 def train(self:Experiment) -> list: # of `Member`
     "Train the system, reflow it, distil each flow."
-    self.members = family(self.flow, self.system, self.lesson(), self.out, self.plan, self.cfg, warm=self.warm, device=self.device)
+    self.members = family(self.flow, self.system, self.given, self.out, self.plan, self.cfg, warm=self.warm, device=self.device)
     return self.members
 
 @patch
@@ -194,7 +198,10 @@ class Rectified(Experiment):
         "pairing": (str, lambda v: v in PAIRINGS, "'random' or 'ot'", "random", "of the first flow's pairs: random, or ot for the shortest lines within each batch")}
 
     def make(self, cfg): return "1-RF", RectifiedFlow(time=cfg.time)
-    def lesson(self): return self.data if self.cfg.pairing == "random" else Paired(self.flow.prior, self.data, self.cfg.pairing)
+    def lesson(self):
+        if self.cfg.pairing == "random": return self.data
+        if self.cfg.classes: raise ValueError("pairing: 'ot' with classes: the starts of one class would no longer be draws of the prior; give pairing='random', or classes=False")
+        return Paired(self.flow.prior, self.data, self.cfg.pairing)
     def curve_of(self, m): return [] if m.distilled else fixed_steps(m, euler=(1, 2, 4, 8))
 
 # %% ../nbs/43_experiment.ipynb #cbfd4d35
@@ -248,8 +255,10 @@ class Transfer(Rectified):
         self.source = self.load(cfg.source)
         if self.source.shape != self.data.shape: raise ValueError(f"source: samples of shape {self.source.shape}, but those of the target have {self.data.shape}; give resize, or two sets that are alike")
         if cfg.feature and self.data.shape != (1, 8, 8): raise ValueError(f"feature: the classifier knows digits of shape (1, 8, 8), not {self.data.shape}; give feature=False")
-        prior = DataPrior(self.source)
-        return "1-RF", FeatureFlow(lambda x: classifier()(x)[0], prior=prior, time=cfg.time) if cfg.feature else RectifiedFlow(prior=prior, time=cfg.time)
+        how = dict(prior=DataPrior(self.source), time=cfg.time)
+        if not cfg.feature: return "1-RF", RectifiedFlow(**how)
+        eye = copy.deepcopy(classifier()).to(self.device)           # `classify` needs the shared one on the CPU
+        return "1-RF", FeatureFlow(lambda x: eye(x)[0], **how)
 
 # %% ../nbs/43_experiment.ipynb #455238f9
 @patch
@@ -276,7 +285,8 @@ def pictures(self:Experiment):
     fig, axs = plt.subplots(rows, cols, figsize=(3.6*cols, 3.8*rows), squeeze=False)
     for ax in axs.flat: ax.axis("off")
     for ax, (m, how), r in zip(axs.flat, self.cases, self.rows):
-        x = sample(m.flow, m.net, 64 if images else 1000, self.data.shape, device=self.device, **how).x.cpu()
+        n = 64 if images else 1000
+        x = sample(m.flow, m.net, n, self.data.shape, device=self.device, labels=in_turn(0, n, m.net.classes), **how).x.cpu()
         show(x, ax, rows=8) if images else ax.scatter(*x[:, :2].T, s=2)
         ax.set_title(f"{m.system}{' distilled' if m.distilled else ''}\n{how['solver']}, NFE {r['nfe']:.0f}", fontsize=10)
     fig.tight_layout()

@@ -341,8 +341,7 @@ def integrate(
     *,
     solver:str="rk45", # a name in `SOLVERS`
     nfe:int=None, # network evaluations a sample
-    rtol:float=1e-5, # relative tolerance of an adaptive solver
-    atol:float=1e-5, # absolute tolerance of an adaptive solver
+    rtol:float=1e-5, atol:float=1e-5, # tolerances of an adaptive solver
     rng:Rng=None, # randomness of a stochastic solver
     labels:Tensor=None, # (n,) classes
     guidance:float=1., # guidance scale

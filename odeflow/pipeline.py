@@ -17,7 +17,6 @@ from huggingface_hub import HfApi, snapshot_download
 import torch
 from torch import Tensor
 
-from .data import show
 from .flow import Flow, Samples, integrate, rebuild, sample
 from .nets import Net, load_net, read_config, save_net
 from . import pfgm, pfgmpp, rectified, sde, transfer  # the systems that `rebuild` knows
@@ -41,10 +40,13 @@ class Pipeline:
     ) -> Samples: # .x (n, *shape) and .nfe (n,)
         "n samples."
         how = options if "solver" in options else self.flow.sampler | options
-        if (y := how.get("labels")) is not None: _check_labels(torch.as_tensor(y), self.net.classes)
+        _check_labels(how.get("labels"), self.net.classes)
         return sample(self.flow, self.net, n, self.shape, **how)
 
+# %% ../nbs/42_pipeline.ipynb #d64981e2
 def _check_labels(y, classes):
+    if y is None: return
+    y = torch.as_tensor(y)
     if not classes: raise ValueError("labels: given to a model that knows no classes; leave them out, or take a model trained with classes=True")
     if (y >= classes).any(): raise ValueError(f"labels: {int(y.max())} is not below {classes}, the number of classes; -1 stands for none")
 
@@ -62,6 +64,7 @@ def from_pretrained(cls:Pipeline,
 ) -> Pipeline:
     "A trained model by its name, from a run's folder or from the hub; nothing is unpickled."
     folder = PRETRAINED/str(source) if str(source) in pretrained() else Path(source)
+    if folder.is_dir() and hub: raise TypeError(f"{', '.join(hub)}: for the hub alone, but '{source}' is here; leave it out")
     if not folder.is_dir(): folder = _fetched(str(source), hub)
     net, config = load_net(folder), read_config(folder)
     if "flow" not in config.get("run", {}): raise ValueError(f"source: '{folder}' holds a network without its flow; give a folder that `train` or `save_pretrained` wrote")
@@ -70,7 +73,7 @@ def from_pretrained(cls:Pipeline,
 def _fetched(source, hub):
     "The folder of a copy of what the hub has under this name."
     missing = f"source: '{source}' is neither the folder of a run nor one of {', '.join(pretrained())}"
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source): raise FileNotFoundError(missing)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or Path(source).parent.is_dir(): raise FileNotFoundError(missing)      # a path in a folder that is here is no name on the hub
     try: return Path(snapshot_download(source, allow_patterns=list(FILES), **hub))
     except Exception as e: raise FileNotFoundError(f"{missing}, and the hub did not give it ({type(e).__name__})") from None
 
@@ -118,6 +121,7 @@ def decode(self:Pipeline,
 def _along(self:Pipeline, x, reverse, options):
     if tuple(x.shape[1:]) != self.shape: raise ValueError(f"x: samples of shape {tuple(x.shape[1:])}, to a model of {self.shape}; scale or crop them first")
     how = options if "solver" in options else self.flow.sampler | options
+    _check_labels(how.get("labels"), self.net.classes)
     return integrate(self.flow, self.net, x.to(next(self.net.parameters()).device), reverse=reverse, **how)
 
 # %% ../nbs/42_pipeline.ipynb #e586614c
@@ -126,7 +130,7 @@ def slerp(
     b:Tensor, # (n, *shape)
     u:float, # 0 gives a, 1 gives b
 ) -> Tensor: # (n, *shape)
-    "Along the great circle from a to b, norms changing geometrically (Shoemake 1985)."
+    "Along the great circle from a to b (Shoemake 1985), the norm changing geometrically."
     p, q = a.flatten(1), b.flatten(1)
     m, k = p.norm(dim=1, keepdim=True), q.norm(dim=1, keepdim=True)
     angle = torch.acos(((p/m)*(q/k)).sum(1, keepdim=True).clamp(-1 + 1e-7, 1 - 1e-7))

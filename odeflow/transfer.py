@@ -24,9 +24,9 @@ def match(
     x0:Tensor, # (n, *shape) starts
     x1:Tensor, # (n, *shape) data
 ) -> Tensor: # (n, *shape), the starts in the order of their partners
-    "The starts permuted so that $\\sum_i\\lVert x_1^{(i)}-x_0^{(\\pi(i))}\\rVert^2$ is least (Pooladian et al. 2023; Tong et al. 2023)."
-    cost = torch.cdist(x1.flatten(1).double(), x0.flatten(1).double()).square()
-    return x0[torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(x0.device)]
+    "The starts permuted so that $\\sum_i\\lVert x_1^{(i)}-x_0^{(p(i))}\\rVert^2$ is least (Pooladian et al. 2023; Tong et al. 2023)."
+    cost = torch.cdist(x1.flatten(1).cpu().double(), x0.flatten(1).cpu().double()).square()
+    return x0[torch.from_numpy(linear_sum_assignment(cost.numpy())[1]).to(x0.device)]
 
 # %% ../nbs/32_transfer.ipynb #68a42079
 PAIRINGS = {"random": lambda x0, x1: x0, "ot": match}  # how starts find their data
@@ -59,7 +59,7 @@ def transport_cost(
     x1:Tensor, # (n, *shape) where each went
 ) -> float:
     "$\\mathbb E\\lVert X_1-X_0\\rVert^2$."
-    return float((x1 - x0).flatten(1).double().square().sum(1).mean())
+    return float((x1 - x0).flatten(1).cpu().double().square().sum(1).mean())
 
 def gaussian_cost(
     m0:Tensor, # (d,) mean of pi_0
@@ -130,6 +130,9 @@ class FeatureFlow(RectifiedFlow):
         **kwargs, # of `RectifiedFlow`
     ):
         super().__init__(**kwargs)
+        if self.error != "l2": raise ValueError(f"error: {self.error!r} with features; only l2 is defined there")
         self.features = features
 
-    def misfit(self, r, x): return l2(torch.func.jvp(self.features, (x,), (r,))[1])
+    def misfit(self, r, x):
+        if self.features is None: raise ValueError("features: none given; a flow that is trained needs them")
+        return l2(torch.func.jvp(self.features, (x,), (r,))[1])
