@@ -237,7 +237,7 @@ class Poisson(Experiment):
         return "PFGM", PFGM()
 
     def more_ways(self, m): return fixed_steps(m, heun=[34]) if self.first(m) else []
-    def curve_of(self, m): return fixed_steps(m, euler=(5, 10, 20, 40, 80), heun=(6, 10, 20, 40)) if self.first(m) else []
+    def curve_of(self, m): return fixed_steps(m, euler=(5, 10, 20, 40), heun=(6, 10, 20)) if self.first(m) else []
 
 # %% ../nbs/43_experiment.ipynb #dd64608e
 class Transfer(Rectified):

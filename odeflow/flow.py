@@ -351,8 +351,9 @@ def integrate(
 ) -> Samples: # the states at the other end
     "Carry given states along the field, from one end of the clock to the other."
     final = 0 if reverse else flow.final_nfe
-    if nfe is not None and nfe < 1 + final: raise ValueError(f"nfe: {nfe} is too few; {type(flow).__name__} needs {1 + final} or more")
     run, field = get_solver(solver), Field(flow, net, len(x0), labels, guidance, reverse, x0.device, bf16)
+    least = field.cost*(1 + final)
+    if nfe is not None and nfe < least: raise ValueError(f"nfe: {nfe} is too few; {type(flow).__name__}{' under guidance' if field.cost > 1 else ''} needs {least} or more")
     if path: field.path = Path(field.times(path), x0)
     with evaluating(net):
         x, t = run(field, x0, nfe=None if nfe is None else nfe//field.cost - final, rtol=rtol, atol=atol, rng=rng)
