@@ -122,7 +122,7 @@ def known(self:PFGM):
 def perturb(self:PFGM,
     x:Tensor, # (B, *shape) data
     rng:Rng, # where the randomness comes from
-) -> tuple: # y (B, *shape), and heights z (B,)
+) -> tuple: # states (B, *shape), and heights z (B,)
     "Points around the data at which to learn the field, at all scales (Xu et al. 2022, Algorithm 2, with the low-z rule of appendix B.1.1)."
     n, shape = len(x), x.shape[1:]
     e, e_z = rng.normal(n, shape).to(x), rng.normal(n).abs().to(x)
