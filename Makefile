@@ -11,7 +11,7 @@ help:
 	@echo "make table            train every system on digits, two at a time (about an hour), into runs/table/; give it again to continue"
 	@echo "make records          bring that table's records into nbs/records/table, and the page nbs/results.ipynb up to them"
 	@echo "make models           train the conditional models and those of the chapter on transfer, and put them into the package"
-	@echo "make architectures    three systems with a U-Net and with a transformer, at two resolutions, and their page nbs/architectures.ipynb"
+	@echo "make architectures    three systems with a transformer in place of the U-Net, and their page nbs/architectures.ipynb"
 	@echo "make test             run every chapter and all tests"
 	@echo "make rehearsal        the queue of GPU runs at toy size on a CPU: data in parts, jobs, a run that is cut short and travels, the table"
 	@echo "make faults           kill trainings and drawings 200 times each at random moments, fill disks, damage files; KILLS=50 kills less often"
@@ -56,19 +56,12 @@ TABLE := vp subvp rf pfgm pfgmpp-1 pfgmpp-128 pfgmpp-2048 pfgmpp-inf
 # Not in the published tables, and not in ours unless asked for, as in make table TABLE="pfgmpp-1-stable pfgmpp-inf-stable".
 pfgmpp-1-stable := $(pfgmpp-1) -p stable True
 pfgmpp-inf-stable := $(pfgmpp-inf) -p stable True
-# The lines of the page on architectures: a transformer at 8 x 8, and both networks at 32 x 32.
+# The lines of the page on architectures: a transformer in place of the U-Net.
 plain := -p rounds 1 -p distill False
-at-32 := $(plain) -p dataset mnist -p resize 32 -p budget '20000 images' -p samples 500
 rf-dit := train_rf $(plain) -p preset digits-dit
 vp-dit := train_sde -p steps 20 $(plain) -p preset digits-dit
 pfgm-dit := train_pfgm $(plain) -p preset digits-dit
-rf-32 := train_rf $(at-32) -p preset small
-vp-32 := train_sde -p steps 20 $(at-32) -p preset small
-pfgm-32 := train_pfgm $(at-32) -p preset small
-rf-32-dit := train_rf $(at-32) -p preset small-dit
-vp-32-dit := train_sde -p steps 20 $(at-32) -p preset small-dit
-pfgm-32-dit := train_pfgm $(at-32) -p preset small-dit
-ARCHITECTURES := vp-32 pfgm-32 rf-32 vp-32-dit pfgm-32-dit rf-32-dit vp-dit pfgm-dit rf-dit
+ARCHITECTURES := vp-dit pfgm-dit rf-dit
 JOBS := 2
 OUT := runs/table
 EXTRA :=

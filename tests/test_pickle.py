@@ -129,7 +129,8 @@ def test_good_files_need_no_pickle(good, monkeypatch):
     def read():
         load_net(good/"run"), Pipeline.from_pretrained(good/"run"), newest_state(good/"run/state"), read_record(good/"run/result.json")
         Coupling(good/"coupling"), load_data(good/"set.npz"), statistics(), metrics.classifier.__wrapped__(), digits()
-        for name in pretrained(): Pipeline.from_pretrained(name)
+        for name in pretrained():
+            if "-to-" not in name: Pipeline.from_pretrained(name)               # a flow between data sets wants its source
     watching.append(True)
     read()
     assert names == []

@@ -1,6 +1,6 @@
 "Error against evaluations for every solver on a trained flow; torchdiffeq and SciPy are the peers."
 from pathlib import Path
-import statistics, time
+import re, statistics, time
 
 import pytest, torch
 from measure import awake
@@ -74,7 +74,7 @@ GRIDS = {"nfe": (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 50, 64, 80, 10
 DETERMINISTIC = {"euler": "nfe", "heun": "nfe", "midpoint": "nfe", "rk4": "nfe", "ddim": "nfe", "rk45": "tol", "dopri5": "tol"}
 assert DETERMINISTIC.keys() <= SOLVERS.keys()
 
-@pytest.mark.parametrize("name", [name for name in pretrained() if not name.endswith("distilled")])
+@pytest.mark.parametrize("name", [name for name in pretrained() if not re.search("distilled|classes|-to-", name)])
 def test_fewest(name, record, benchmark, n=500):
     "The fewest evaluations with which each deterministic solver comes, and stays, within 1% of the converged Frechet distance: the same noise for all."
     pipe, data = Pipeline.from_pretrained(name), load_data("digits")
