@@ -34,7 +34,7 @@ def straightness(
     *,
     steps:int=40, # points of the integral over the clock
     device=None, # where to compute
-) -> float: # 0 where all paths are straight lines
+) -> float: # 0 where all paths are straight, at even speed on the flow's grid
     "$S(Z)=\\int_0^1\\mathbb E\\lVert (Z_1-Z_0)-\\dot Z_s\\rVert^2\\mathrm ds$ (Liu et al. 2022), along paths of RK4."
     out = sample(flow, net, n, shape, solver="rk4", nfe=4*steps + flow.final_nfe, path=steps, device=device)
     field, ts = Field(flow, net, n, device=out.x.device), flow.times(steps)
@@ -193,7 +193,7 @@ def reflow(
     for k in range(1, rounds + 1):
         coupling = draw_coupling(flow, net, pairs, shape, Path(out)/f"coupling-{k}", **where, **draw or {})
         flow = RectifiedFlow(prior=flow.latent_prior)
-        trained = train(flow, copy.deepcopy(start or net), coupling, Path(out)/f"reflow-{k}", recipe, resume=resume, **where)
+        trained = train(flow, copy.deepcopy(net if start is None else start), coupling, Path(out)/f"reflow-{k}", recipe, resume=resume, **where)
         done.append(Round(flow, net := trained.net, trained, coupling))
         start = None
     return done

@@ -91,6 +91,12 @@ def test_films():
     films = [f for f in (ROOT/"nbs/images").iterdir() if not f.name.startswith(".")]
     assert films and [f.name for f in films if f.stat().st_size >= 1_000_000 or f"](images/{f.name})" not in text] == []
 
+@each
+def test_page_weight(path):
+    "A page and its films weigh at most 2 MB, the first page 0.5 MB; Quarto's own files add less than 1 MB."
+    films = re.findall(r"\]\((images/[^)]+)\)", path.read_text(encoding="utf-8"))
+    assert path.stat().st_size + sum((ROOT/"nbs"/f).stat().st_size for f in films) <= (500_000 if path.stem == "index" else 2_000_000)
+
 @pytest.mark.parametrize("path", [*CHAPTERS, *(ROOT/f"nbs/{name}.ipynb" for name in ("results", "speed", "architectures"))], ids=lambda p: p.stem)
 def test_executed(path):
     "A cell that prints or draws at its top level has kept its output."
