@@ -80,8 +80,8 @@ table: $(STAMP)
 # Further models that come with the package: told their class, and carrying threes to eights.
 rf-classes := train_rf $(plain) -p classes True
 vp-classes := train_sde -p steps 20 $(plain) -p classes True
-transfer := transfer -p distill False
-transfer-feature := transfer $(plain) -p feature True
+transfer := train_transfer -p distill False
+transfer-feature := train_transfer $(plain) -p feature True
 MODELS := transfer transfer-feature vp-classes rf-classes
 models: $(STAMP)
 	@$(MAKE) --no-print-directory -j$(JOBS) OUT=runs/models $(MODELS:%=runs/models/%.ipynb)

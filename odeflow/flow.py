@@ -350,9 +350,8 @@ def integrate(
     bf16:bool=False, # the network under autocast to bfloat16
 ) -> Samples: # the states at the other end
     "Carry given states along the field, from one end of the clock to the other."
-    final = 0 if reverse else flow.final_nfe
     run, field = get_solver(solver), Field(flow, net, len(x0), labels, guidance, reverse, x0.device, bf16)
-    least = field.cost*(1 + final)
+    least = field.cost*(1 + (final := 0 if reverse else flow.final_nfe))
     if nfe is not None and nfe < least: raise ValueError(f"nfe: {nfe} is too few; {type(flow).__name__}{' under guidance' if field.cost > 1 else ''} needs {least} or more")
     if path: field.path = Path(field.times(path), x0)
     with evaluating(net):

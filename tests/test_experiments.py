@@ -147,7 +147,7 @@ def test_forty_pictures_of_mixed_formats_with_classes(tmp_path):
     assert found.returncode == 0 and json.loads(found.stdout)["samples"] == 40, found.stderr
 
 def test_transfer(tmp_path):
-    run = papermill(tmp_path, notebook="transfer", source="moons", target="heart", **TINY)
+    run = papermill(tmp_path, notebook="train_transfer", source="moons", target="heart", **TINY)
     assert run.returncode == 0, run.stderr
     record = json.loads((tmp_path/"runs/transfer/result.json").read_text())
     assert set(record["transport_cost"]) == {"random pairs", "1-RF", "2-RF"} and len(record["cycle_error"]["2-RF"]) == 2
