@@ -110,7 +110,6 @@ class Experiment:
         self.flow.fit(self.data)
         self.given = self.lesson()
         self.recipes, self.out = self.plan.recipes(cfg), claim_folder(cfg.out, True)
-        if main_process(): write_json({"parameters": self.plain(), "environment": environment()}, self.out/"config.json")
         self.results = Results(self.out, self.data, n=cfg.samples, seed=cfg.seed, device=self.device, features=feature_network(self.data, cfg.fid, self.device))
 
     def load(self, name): return load_data(name, resize=self.cfg.resize, flip=self.cfg.flip)
@@ -129,6 +128,7 @@ def __repr__(self:Experiment):
 def train(self:Experiment) -> list: # of `Member`
     "Train the system, reflow it, distil each flow."
     self.members = family(self.flow, self.system, self.given, self.out, self.plan, self.cfg, warm=self.warm, device=self.device)
+    if main_process(): write_json({"parameters": self.plain(), "environment": environment()}, self.out/"config.json")      # of what was accepted
     return self.members
 
 @patch
