@@ -267,6 +267,14 @@ def save(self:Field, t0, x0, t1, x1, v0=None, v1=None):
     "Called by a solver after each step that it keeps."
     if self.path is not None: self.path.add(self.index, t0, x0, t1, x1, v0, v1)
 
+# %% ../nbs/00_flow.ipynb #4a79d153
+@patch
+def affords(self:Field, nfe):
+    "Evaluations of the field that so many of the network pay for, beside those of the last step; ValueError where there is none."
+    final, guided = 0 if self.reverse else self.flow.final_nfe, " under guidance"*(self.cost > 1)
+    if nfe < (least := self.cost*(1 + final)): raise ValueError(f"nfe: {nfe} is too few; {type(self.flow).__name__}{guided} needs {least} or more")
+    return nfe//self.cost - final
+
 # %% ../nbs/00_flow.ipynb #421c1a68
 SOLVERS = {}
 
@@ -351,11 +359,10 @@ def integrate(
 ) -> Samples: # the states at the other end
     "Carry given states along the field, from one end of the clock to the other."
     run, field = get_solver(solver), Field(flow, net, len(x0), labels, guidance, reverse, x0.device, bf16)
-    least = field.cost*(1 + (final := 0 if reverse else flow.final_nfe))
-    if nfe is not None and nfe < least: raise ValueError(f"nfe: {nfe} is too few; {type(flow).__name__}{' under guidance' if field.cost > 1 else ''} needs {least} or more")
+    steps = None if nfe is None else field.affords(nfe)
     if path: field.path = Path(field.times(path), x0)
     with evaluating(net):
-        x, t = run(field, x0, nfe=None if nfe is None else nfe//field.cost - final, rtol=rtol, atol=atol, rng=rng)
+        x, t = run(field, x0, nfe=steps, rtol=rtol, atol=atol, rng=rng)
         if not reverse: x = flow.finish(field.counted, x)
     return Samples(x, field.nfe, t, x0, field.path and field.path.x)
 
