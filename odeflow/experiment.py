@@ -10,6 +10,7 @@ __all__ = ['TRUTH', 'COMMON', 'SDES', 'EXPERIMENTS', 'Parameters', 'optional', '
 
 # %% ../nbs/43_experiment.ipynb #71ff8b8f
 import argparse, copy, difflib, hashlib, json, math, os, sys, tarfile, tempfile, types
+from functools import partial
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -282,14 +283,13 @@ def pictures(self:Experiment):
     import matplotlib.pyplot as plt
     images, cols = len(self.data.shape) == 3, min(4, sum(m.system == self.system for m, _ in self.cases))
     rows = -(-len(self.cases)//cols)
-    fig, axs = plt.subplots(rows, cols, figsize=(3.6*cols, 3.8*rows), squeeze=False)
+    fig, axs = plt.subplots(rows, cols, figsize=(3.6*cols, 4*rows), squeeze=False, layout="constrained")
     for ax in axs.flat: ax.axis("off")
     for ax, (m, how), r in zip(axs.flat, self.cases, self.rows):
         n = 64 if images else 1000
         x = sample(m.flow, m.net, n, self.data.shape, device=self.device, labels=in_turn(0, n, m.net.classes), **how).x.cpu()
         show(x, ax, rows=8) if images else ax.scatter(*x[:, :2].T, s=2)
         ax.set_title(f"{m.system}{' distilled' if m.distilled else ''}\n{how['solver']}, NFE {r['nfe']:.0f}", fontsize=10)
-    fig.tight_layout()
 
 # %% ../nbs/43_experiment.ipynb #c4d3c835
 @patch
@@ -303,14 +303,18 @@ def trajectories(self:Experiment,
     for ax, m in zip(axs.flat, flows):
         path = sample(m.flow, m.net, 40, self.data.shape, solver="rk4", nfe=160 + m.flow.final_nfe, path=40, device=self.device).path.flatten(2).cpu() @ axes
         ax.plot(*path.permute(2, 0, 1), c="C0", lw=.6); ax.scatter(*path[-1].T, s=6, c="C1", zorder=3)
-        ax.set_title(f"{m.system}: S per dimension {bend[m.system]:.3f}", fontsize=10)
+        edge = min(float(path.abs().max()), 3*float(path[-1].abs().max()))*1.05                    # some starts are too far away to be shown
+        ax.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal"); ax.set_title(f"{m.system}: S per dimension {bend[m.system]:.3g}", fontsize=10)
 
 # %% ../nbs/43_experiment.ipynb #1a72bbd7
-def value(text:str): # None, a bool, an int, a float, or the text itself
-    "What a word of the command line means."
-    plain = {"None": None, "True": True, "False": False}
-    if text in plain: return plain[text]
-    for kind in (int, float):
+def value(
+    text:str, # a word of the command line
+    kinds, # the parameter's type, or a tuple of them
+): # a value of one of these types if the word is one, else the word, for `Parameters` to refuse
+    "What a word means to a parameter of these types: `2024` is a number to `seed`, and a name to `out`."
+    kinds, plain = kinds if isinstance(kinds, tuple) else (kinds,), {"None": None, "True": True, "False": False}
+    if text in plain and type(plain[text]) in kinds: return plain[text]
+    for kind in {int, float} & {*kinds}:
         try: return kind(text)
         except ValueError: pass
     return text
@@ -321,7 +325,7 @@ def parser() -> argparse.ArgumentParser:
     names = p.add_subparsers(dest="experiment", required=True, metavar="{" + ",".join(EXPERIMENTS) + "}")
     for name, cls in EXPERIMENTS.items():
         sub = names.add_parser(name, help=cls.__doc__, description=cls.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        for k, (*_, default, help) in cls.options.items(): sub.add_argument(f"--{k}", type=value, default=default, help=help, metavar="VALUE")
+        for k, (kinds, *_, default, help) in cls.options.items(): sub.add_argument(f"--{k}", type=partial(value, kinds=kinds), default=default, help=help, metavar="VALUE")
     return p
 
 # %% ../nbs/43_experiment.ipynb #4aad163d

@@ -48,7 +48,7 @@ def _check_labels(y, classes):
     if y is None: return
     y = torch.as_tensor(y)
     if not classes: raise ValueError("labels: given to a model that knows no classes; leave them out, or take a model trained with classes=True")
-    if (y >= classes).any(): raise ValueError(f"labels: {int(y.max())} is not below {classes}, the number of classes; -1 stands for none")
+    if (bad := y[(y < -1) | (y >= classes)]).numel(): raise ValueError(f"labels: {int(bad[0])} is not a class; give 0 to {classes - 1}, or -1 for none")
 
 # %% ../nbs/42_pipeline.ipynb #pipe007
 def pretrained() -> list: # names

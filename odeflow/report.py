@@ -7,7 +7,7 @@ Docs: https://odeflow.github.io/odeflow/report.html.md"""
 # %% auto #0
 __all__ = ['KEYS', 'MEASURED', 'COLUMNS', 'ADAPTIVE', 'row', 'device_name', 'environment', 'feature_network', 'judge', 'evaluate',
            'write_json', 'write_result', 'read_record', 'read_records', 'read_results', 'Results', 'cell', 'Table',
-           'table', 'published', 'same_case', 'compare']
+           'table', 'cheapest', 'published', 'same_case', 'compare']
 
 # %% ../nbs/41_report.ipynb #8538edec
 import csv, difflib, hashlib, io, json, math, platform, re
@@ -239,6 +239,15 @@ class Table:
 def table(rows:list, columns=COLUMNS) -> Table:
     "A run's rows as a table."
     return Table(rows, columns)
+
+# %% ../nbs/41_report.ipynb #9b177578
+def cheapest(
+    rows:list, # of one system
+    within:float=.1, # of the least distance, as a share of it
+) -> dict: # one of the rows
+    "The row of fewest evaluations among those whose Frechet distance is near the least."
+    best = min(r["frechet"] for r in rows)
+    return min((r for r in rows if r["frechet"] <= (1 + within)*best), key=lambda r: r["nfe"])
 
 # %% ../nbs/41_report.ipynb #fc4ab75d
 def published(

@@ -97,7 +97,7 @@ def test_page_weight(path):
     films = re.findall(r"\]\((images/[^)]+)\)", path.read_text(encoding="utf-8"))
     assert path.stat().st_size + sum((ROOT/"nbs"/f).stat().st_size for f in films) <= (500_000 if path.stem == "index" else 2_000_000)
 
-@pytest.mark.parametrize("path", [*CHAPTERS, *(ROOT/f"nbs/{name}.ipynb" for name in ("results", "speed", "architectures"))], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*CHAPTERS, *(ROOT/f"nbs/{name}.ipynb" for name in ("results", "speed", "architectures", "train_rf", "train_sde", "train_pfgm", "train_transfer"))], ids=lambda p: p.stem)
 def test_executed(path):
     "A cell that prints or draws at its top level has kept its output."
     shows = re.compile(r"^(print\(|plt\.|.*plt\.subplots\()", re.M)
