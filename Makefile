@@ -61,7 +61,15 @@ plain := -p rounds 1 -p distill False
 rf-dit := train_rf $(plain) -p preset digits-dit
 vp-dit := train_sde -p steps 20 $(plain) -p preset digits-dit
 pfgm-dit := train_pfgm $(plain) -p preset digits-dit
-ARCHITECTURES := vp-dit pfgm-dit rf-dit
+# And both networks on larger pictures: the threes of MNIST, scaled to 32 x 32.
+threes := $(plain) -p dataset mnist/3 -p resize 32 -p samples 500 -p budget "48000 images"
+pfgm-32 := train_pfgm $(threes) -p preset small
+vp-32 := train_sde -p steps 20 $(threes) -p preset small
+rf-32 := train_rf $(threes) -p preset small
+pfgm-32-dit := train_pfgm $(threes) -p preset small-dit
+vp-32-dit := train_sde -p steps 20 $(threes) -p preset small-dit
+rf-32-dit := train_rf $(threes) -p preset small-dit
+ARCHITECTURES := pfgm-32 vp-32 rf-32 pfgm-32-dit vp-32-dit rf-32-dit vp-dit pfgm-dit rf-dit
 JOBS := 2
 OUT := runs/table
 EXTRA :=
