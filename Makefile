@@ -11,7 +11,7 @@ help:
 	@echo "make table            train every system on digits, two at a time (about an hour), into runs/table/; give it again to continue"
 	@echo "make records          bring that table's records into nbs/records/table, and the page nbs/results.ipynb up to them"
 	@echo "make models           train the conditional models and those of the chapter on transfer, and put them into the package"
-	@echo "make architectures    three systems with a transformer in place of the U-Net, and their page nbs/architectures.ipynb"
+	@echo "make architectures    three systems with two networks at 8 x 8 and 32 x 32 (about two hours), and their page nbs/architectures.ipynb"
 	@echo "make test             run every chapter and all tests"
 	@echo "make rehearsal        the queue of GPU runs at toy size on a CPU: data in parts, jobs, a run that is cut short and travels, the table"
 	@echo "make faults           kill trainings and drawings 200 times each at random moments, fill disks, damage files; KILLS=50 kills less often"
