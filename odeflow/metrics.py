@@ -1,4 +1,4 @@
-"""Is it the right distribution? Frechet distance and FID, KID, precision and recall, sliced Wasserstein distance, memorisation, each with an error bar
+"""Is it the right distribution? Frechet distance and FID, KID, precision and recall, sliced Wasserstein distance and memorisation, most with an error bar
 
 Docs: https://odeflow.github.io/odeflow/metrics.html.md"""
 
@@ -249,10 +249,10 @@ def train_classifier(
 SHIPPED = Path(str(files("odeflow")))/"pretrained"/"digits-classifier.safetensors"
 
 def ship_classifier(
-    path=SHIPPED, # of the file
+    path=None, # of the file; None is the one in the package
 ):
     "Train the classifier and write the file that the package ships."
-    write_atomic(path, save({k: v.half() for k, v in train_classifier(digits_split()[0]).state_dict().items()}))
+    write_atomic(path or SHIPPED, save({k: v.half() for k, v in train_classifier(digits_split()[0]).state_dict().items()}))
 
 # %% ../nbs/40_metrics.ipynb #f45db4e1
 @lru_cache

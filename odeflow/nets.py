@@ -256,6 +256,7 @@ class DiTBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4*width), nn.GELU("tanh"), nn.Linear(4*width, width))
 
     def attend(self, h):
+        "Attention between the tokens h (B, n, width)."
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -263,7 +264,11 @@ class DiTBlock(nn.Module):
 def _modulate(h, shift, scale): return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=1e-6), 1 + scale)
 
 @patch
-def forward(self:DiTBlock, h, e):
+def forward(self:DiTBlock,
+    h, # (B, n, width) tokens
+    e, # (B, width) the condition
+): # (B, n, width)
+    "Attention, then the perceptron, each modulated and gated by the condition (Peebles and Xie 2023)."
     shift1, scale1, gate1, shift2, scale2, gate2 = self.cond(e)[:, None].chunk(6, 2)
     h = torch.addcmul(h, gate1, self.attend(_modulate(h, shift1, scale1)))
     return torch.addcmul(h, gate2, self.mlp(_modulate(h, shift2, scale2)))

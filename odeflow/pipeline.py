@@ -61,7 +61,7 @@ def from_pretrained(cls:Pipeline,
     device="cpu", # where to compute
     prior=None, # of a flow that starts from a data set: that `DataPrior`
     **hub, # of the hub: revision, token, cache_dir, ...
-) -> Pipeline:
+) -> Pipeline: # the model
     "A trained model by its name, from a run's folder or from the hub; nothing is unpickled."
     folder = PRETRAINED/str(source) if str(source) in pretrained() else Path(source)
     if folder.is_dir() and hub: raise TypeError(f"{', '.join(hub)}: for the hub alone, but '{source}' is here; leave it out")

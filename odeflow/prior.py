@@ -1,4 +1,4 @@
-"""Why the far hemisphere is uniform, how it is projected to the plane z = z_max, and the law of the radii there
+"""Why the far hemisphere is uniform, how it is projected to a plane, and the law of the radii there
 
 Docs: https://odeflow.github.io/odeflow/prior.html.md"""
 

@@ -64,11 +64,11 @@ def fixed(
     x:Tensor, # (n, *shape) starts
     nfe:int=None, # evaluations a sample; None is 100
     name:str="this method", # for the error message
-    variable:tuple=OWN_TIME, # what to step in: u(t), t(u) and dt/du as a function of u
+    variable:tuple=None, # what to step in: u(t), t(u) and dt/du as a function of u; None is `OWN_TIME`
 ): # the states and clock readings reached
-    "All steps of a fixed grid, by @eq-substitute."
+    "All steps of a grid that is even in the variable: $\\mathrm dx/\\mathrm du=v\\,\\mathrm dt/\\mathrm du$."
     afford(field, nfe, len(tab.b), name)
-    ts, (to, back, slope) = field.times((100 if nfe is None else nfe)//len(tab.b)), variable
+    ts, (to, back, slope) = field.times((100 if nfe is None else nfe)//len(tab.b)), variable or OWN_TIME
     f = lambda x, u: slope(u).to(x.dtype)*field(x, back(u))
     for t, s in zip(ts[:-1], ts[1:]):
         new, _ = rk_step(f, tab, x, to(t), to(s) - to(t))
