@@ -1,4 +1,4 @@
-"""D extra dimensions and r = sigma sqrt(D): one family from Poisson flow to diffusion, trained on single images
+"""D extra dimensions: one family from Poisson flow to diffusion, trained on single images
 
 Docs: https://odeflow.github.io/odeflow/pfgmpp.html.md"""
 
