@@ -51,11 +51,13 @@ class Parameters:
         return types.SimpleNamespace(**{k: self.one(k, names[k]) for k in self.spec if k in names})
 
 # %% ../nbs/43_experiment.ipynb #794edb3f
+def _types(kinds): return kinds if isinstance(kinds, tuple) else (kinds,)
+
 @patch
 def one(self:Parameters, name, value):
     "The value of one parameter, when it is of its type and range."
     kinds, test, accepted = self.spec[name][:3]
-    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    kinds = _types(kinds)
     if float in kinds and type(value) is int: value = float(value)
     if type(value) not in kinds:
         raise ValueError(f"{name}: {value!r} is of type {type(value).__name__}, not {' or '.join('None' if k is type(None) else k.__name__ for k in kinds)}; accepted: {accepted}")
@@ -312,9 +314,9 @@ def value(
     kinds, # the parameter's type, or a tuple of them
 ): # a value of one of these types if the word is one, else the word, for `Parameters` to refuse
     "What a word means to a parameter of these types: `2024` is a number to `seed`, and a name to `out`."
-    kinds, plain = kinds if isinstance(kinds, tuple) else (kinds,), {"None": None, "True": True, "False": False}
+    kinds, plain = _types(kinds), {"None": None, "True": True, "False": False}
     if text in plain and type(plain[text]) in kinds: return plain[text]
-    for kind in {int, float} & {*kinds}:
+    for kind in {int, float}.intersection(kinds):
         try: return kind(text)
         except ValueError: pass
     return text
