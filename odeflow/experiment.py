@@ -78,7 +78,7 @@ COMMON = {  # parameters of every experiment: types, test, what is accepted, def
     "rounds": (int, lambda v: v >= 1, "1 or more", 2, "flows to train: 1 is the system itself, each further one a reflow of the one before"),
     "distill": (*TRUTH, True, "also distil each flow to one step"),
     "classes": (*TRUTH, False, "tell the network the class of each sample; samples and pairs are then of all classes in turn"),
-    "preset": (str, None, "the name of a preset, or 'auto'", "auto", "network and recipe: points, digits, digits-dit, small, small-dit, cifar10; auto looks at the data"),
+    "preset": (str, None, "the name of a preset, or 'auto'", "auto", "network and recipe: points, digits, digits-dit, small, small-dit, small-64, cifar10; auto looks at the data"),
     "budget": (optional(str), None, "such as '600 steps', '80000 images' or '20 minutes'", None, "of the first flow: '600 steps', '80000 images', '20 minutes'; None: the preset's"),
     "reflow_budget": (optional(str), None, "as budget", None, "of each further flow; None: the preset's"),
     "distill_budget": (optional(str), None, "as budget", None, "of each distillation; None: the preset's"),

@@ -467,6 +467,7 @@ PRESETS = {
 }
 PRESETS["digits-dit"] = dataclasses.replace(PRESETS["digits"], net=dict(net="DiT", width=80, depth=4, max_freq=4.))
 PRESETS["small-dit"] = dataclasses.replace(PRESETS["small"], net=dict(net="DiT", width=140, depth=4, patch=4))
+PRESETS["small-64"] = dataclasses.replace(PRESETS["small"], net=dict(channels=16, mults=(1, 2, 4, 4), blocks=1, attention=(8,)))
 
 # %% ../nbs/04_train.ipynb #b35273a7
 @patch

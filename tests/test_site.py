@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from website import Page, check_site, dead, render
+from website import Page, check_site, dead, figure, render
 
 def test_site():
     bad = check_site()
@@ -19,6 +19,14 @@ def test_site():
 ])
 def test_faults_are_seen(text, complaint):
     assert re.search(complaint, " ".join(render(text)[1])), render(text)[1]
+
+DRAWN = """#| label: fig-curve\n#| fig-cap: "The curve of $e^{-t}$: an 'exponential'."\n#| fig-alt: "A curve that \\"falls\\"."\nplt.plot(t, y);"""
+
+def test_figures_of_cells():
+    "A picture that a cell draws has a label to refer to, a caption and an alternative text."
+    page, bad = render(figure(DRAWN) + "\n\nas @fig-curve shows")
+    assert bad == [] and "fig-curve" in page.ids and any("exponential" in t for t in page.text)
+    for option in ("label", "fig-cap", "fig-alt"): assert "plt.plot(t, y)" in " ".join(render(figure(DRAWN.replace(f"#| {option}:", "#:")))[1]), option
 
 def test_citations():
     assert "@liu2022" in " ".join(render("as [@liu2022, eq. 1] says")[1]) and render("as [@liu2022, eq. 1] says", {"liu2022"})[1] == []

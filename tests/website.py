@@ -6,7 +6,7 @@
 import json, os, posixpath, re, subprocess, sys
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import yaml
 
@@ -55,8 +55,14 @@ class Page(HTMLParser):
 LABEL = re.compile(r"\{#((?:eq|fig|tbl|sec)-[\w-]+)\}")  # Quarto's cross-references, which plain pandoc leaves alone
 RAW = re.compile(r"\$|\\[a-zA-Z]+|:::|\{[#.]\w|\]\(|^\s*\|-", re.M)  # what must not be seen by a reader
 
+def figure(src) -> str:
+    "A figure as Quarto makes it of a code cell that draws, with the cell's label, caption and alternative text; without one of them, a picture that lacks a description."
+    said = yaml.safe_load("\n".join(re.findall(r"^#\| ((?:label|fig-cap|fig-alt): .*)", src, re.M))) or {}
+    drawn = f"cell:{quote(src.strip().splitlines()[-1])}.png"
+    return f'![{said["fig-cap"]}]({drawn}){{#{said["label"]} alt={json.dumps(said["fig-alt"])}}}' if len(said) == 3 else f"![]({drawn})"
+
 def markdown(nb) -> str:
-    "A processed notebook as the markdown that Quarto would make of it, pictures left out."
+    "A processed notebook as the markdown that Quarto would make of it; of pictures that cells draw, their descriptions."
     parts = []
     for c in nb["cells"]:
         src = "".join(c["source"])
@@ -65,7 +71,8 @@ def markdown(nb) -> str:
         for o in c.get("outputs", []):
             data = o.get("data", {"text/plain": o.get("text", "")})
             if "text/markdown" in data: parts.append("".join(data["text/markdown"]))
-            elif not any(k.startswith("image/") for k in data): parts.append(f"````\n{''.join(data.get('text/plain', ''))}\n````")
+            elif any(k.startswith("image/") for k in data): parts.append(figure(src))
+            else: parts.append(f"````\n{''.join(data.get('text/plain', ''))}\n````")
     return "\n\n".join(parts)
 
 def bibliography(path) -> set:
@@ -81,7 +88,7 @@ def render(text, known=frozenset()) -> tuple:
     page.ids |= set(LABEL.findall(text))
     bad = [run.stderr.strip()] if run.returncode or run.stderr.strip() else []
     bad += [f"visible in the text: {' '.join(t.split())[:120]!r}" for t in page.text if RAW.search(t)]
-    bad += [f"the picture {src} has no description" for src in page.mute]
+    bad += [f"the picture {unquote(src)} has no description" for src in page.mute]
     return page, bad + [f"@{c} refers to nothing on this page, and is no work of references.bib" for c in page.cites if c not in page.ids | known]
 
 def process() -> tuple:
