@@ -472,10 +472,10 @@ PRESETS["small-64"] = dataclasses.replace(PRESETS["small"], net=dict(channels=16
 # %% ../nbs/04_train.ipynb #b35273a7
 @patch
 def recipes(self:Preset,
-    asked, # has batch, lr, seed, precision, budget, reflow_budget, distill_budget, each None or a value
+    asked, # has batch, lr, seed, precision, compile, budget, reflow_budget, distill_budget, each None or a value
 ) -> list: # of a first flow, of a reflow, of a distillation
     "The preset's three recipes, with what was asked for in place of what they say."
-    given = {k: v for k in ("batch", "lr", "seed", "precision") if (v := getattr(asked, k)) is not None}
+    given = {k: v for k in ("batch", "lr", "seed", "precision", "compile") if (v := getattr(asked, k)) is not None}
     plans = ((self.recipe, asked.budget), (self.reflow, asked.reflow_budget), (self.distill, asked.distill_budget))
     return [dataclasses.replace(r, **given, **({"budget": b} if b else {})) for r, b in plans]
 
