@@ -299,7 +299,7 @@ def pictures(self:Experiment):
 def trajectories(self:Experiment,
     bend:dict, # system -> straightness
 ):
-    "Trajectories of each flow along the data's two widest directions, in units of their starts' spread."
+    "Trajectories of each flow along the data's two widest directions, in the data's units."
     import matplotlib.pyplot as plt
     axes, flows = torch.pca_lowrank(self.data.all().flatten(1)[:5000], 2)[2], [m for m in self.members if not m.distilled]
     fig, axs = plt.subplots(1, len(flows), figsize=(4*len(flows), 3.6), squeeze=False)
