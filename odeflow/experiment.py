@@ -120,10 +120,13 @@ class Experiment:
 
 # %% ../nbs/43_experiment.ipynb #054b8c03
 @patch
-def plain(self:Experiment): return {k: f"{v:g}" if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(self.cfg).items()}
+def plain(self:Experiment):
+    "The parameters as JSON takes them: an infinite `D` as a word."
+    return {k: f"{v:g}" if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(self.cfg).items()}
 
 @patch
 def __repr__(self:Experiment):
+    "System, data, network and recipes, a line each."
     size = sum(p.numel() for p in new_net(self.plan, self.data.shape, extra=self.flow.extra, classes=self.data.classes*self.cfg.classes).parameters())
     return "\n".join([f"{self.system}: {len(self.data):,} samples of shape {self.data.shape} from {self.data.name}; {size/1e6:.2f} M parameters; on {self.device}", *map(str, self.recipes)])
 
@@ -181,16 +184,24 @@ def full(self:Experiment):
     return dict(solver="rk45", rtol=self.cfg.tol, atol=self.cfg.tol)
 
 @patch
-def first(self:Experiment, m): return m.flow is self.flow
+def first(self:Experiment, m):
+    "Is it the system itself, no reflow and no student?"
+    return m.flow is self.flow
 
 @patch
-def ways(self:Experiment, m): return [step(m)] if m.distilled else [*self.more_ways(m), self.full(), step(m)]
+def ways(self:Experiment, m):
+    "How a member is measured: settings of `sample`."
+    return [step(m)] if m.distilled else [*self.more_ways(m), self.full(), step(m)]
 
 @patch
-def more_ways(self:Experiment, m): return []
+def more_ways(self:Experiment, m):
+    "Ways of a system's own, before full simulation."
+    return []
 
 @patch
-def curve_of(self:Experiment, m): return []
+def curve_of(self:Experiment, m):
+    "The settings of a member's curve of error against evaluations."
+    return []
 
 # %% ../nbs/43_experiment.ipynb #7c8cc922
 class Rectified(Experiment):
@@ -286,7 +297,7 @@ def pictures(self:Experiment):
     import matplotlib.pyplot as plt
     images, cols = len(self.data.shape) == 3, min(4, sum(m.system == self.system for m, _ in self.cases))
     rows = -(-len(self.cases)//cols)
-    fig, axs = plt.subplots(rows, cols, figsize=(3.6*cols, 4*rows), squeeze=False, layout="constrained")
+    fig, axs = plt.subplots(rows, cols, figsize=(2.6*cols, 3*rows), squeeze=False, layout="constrained")
     for ax in axs.flat: ax.axis("off")
     for ax, (m, how), r in zip(axs.flat, self.cases, self.rows):
         n = 64 if images else 1000
@@ -302,7 +313,7 @@ def trajectories(self:Experiment,
     "Trajectories of each flow along the data's two widest directions, in the data's units."
     import matplotlib.pyplot as plt
     axes, flows = torch.pca_lowrank(self.data.all().flatten(1)[:5000], 2)[2], [m for m in self.members if not m.distilled]
-    fig, axs = plt.subplots(1, len(flows), figsize=(4*len(flows), 3.6), squeeze=False)
+    fig, axs = plt.subplots(1, len(flows), figsize=(3.6*len(flows), 3.6), squeeze=False)
     for ax, m in zip(axs.flat, flows):
         path = sample(m.flow, m.net, 40, self.data.shape, solver="rk4", nfe=160 + m.flow.final_nfe, path=40, device=self.device).path.flatten(2).cpu() @ axes
         ax.plot(*path.permute(2, 0, 1), c="C0", lw=.6); ax.scatter(*path[-1].T, s=6, c="C1", zorder=3)

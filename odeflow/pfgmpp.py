@@ -104,7 +104,9 @@ def denoise(self:PFGMPP,
     return expand(skip, x)*x + expand(out, x)*net(expand(inp, x)*x, c)
 
 @patch
-def velocity(self:PFGMPP, net, x, t): return (x - self.denoise(net, x, t))/expand(t, x)
+def velocity(self:PFGMPP, net, x, t):
+    "The field in $\\sigma$: $(x-D_\\theta(x,\\sigma))/\\sigma$ (Xu et al. 2023, section 4)."
+    return (x - self.denoise(net, x, t))/expand(t, x)
 
 @patch
 def finish(self:PFGMPP, net, x): return self.denoise(net, x, x.new_full((len(x),), self.sigma_min))
@@ -138,6 +140,7 @@ def target(self:PFGMPP,
 
 @patch
 def loss(self:PFGMPP, net, x1, rng, x0=None):
+    "The squared error of the clean image, weighted by $1/c_{out}^2$ (Karras et al. 2022, eq. 8); of each sample."
     if x0 is not None and self.field_batch != 0: raise TypeError("x0: a stable target averages over all data, so pairs would be lost; give field_batch=0")
     x, sigma = self.perturb(x1, rng, x0)
     weight = 1/precondition(self.level(x, sigma), self.sigma_data)[1]**2
@@ -146,6 +149,7 @@ def loss(self:PFGMPP, net, x1, rng, x0=None):
 # %% ../nbs/23_pfgmpp.ipynb #p033
 @patch
 def fit(self:PFGMPP, data):
+    "Take `sigma_data` and `radius` from the training set where `sigma_data` was None, and store the charges for stable targets; ValueError where sigma_max does not hide the data."
     if self.field_batch != 0: self.charges = charges(data)
     if not self.fits: return self
     some = torch.linspace(0, len(data) - 1, min(len(data), 5000)).long()
@@ -157,6 +161,7 @@ def fit(self:PFGMPP, data):
 
 @patch
 def times(self:PFGMPP, steps):
+    "A grid that is even in $\\sigma^{1/\\rho}$ (Karras et al. 2022, eq. 5), from sigma_max to sigma_min."
     ends = (s**(1/self.rho) for s in self.clock)
     ts = torch.linspace(*ends, steps + 1, dtype=torch.float64)**self.rho
     ts[0], ts[-1] = self.clock

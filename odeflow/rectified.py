@@ -72,7 +72,9 @@ class RectifiedFlow(Flow):
 
 # %% ../nbs/30_rectified.ipynb #c11271da
 @patch(as_prop=True)
-def sampler(self:RectifiedFlow): return dict(solver="euler", nfe=self.steps) if self.steps else Flow.sampler
+def sampler(self:RectifiedFlow):
+    "How `sample` goes unless told: by Euler steps at the trained times where there are `steps`."
+    return dict(solver="euler", nfe=self.steps) if self.steps else Flow.sampler
 
 @patch
 def misfit(self:RectifiedFlow, r, x):

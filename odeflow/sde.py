@@ -60,6 +60,7 @@ class SDE(Flow):
 # %% ../nbs/10_sde.ipynb #11ac7037
 @patch
 def loss(self:SDE, net, x1, rng, x0=None):
+    "The squared error of the noise at a random time, times the `weighting` (Song et al. 2021, eq. 7); of each sample."
     n, shape = len(x1), tuple(x1.shape[1:])
     e = (rng.normal(n, shape) if x0 is None else self.latent(x0)).to(x1)
     t = (self.eps + (1 - self.eps)*rng.uniform(n)).to(x1)

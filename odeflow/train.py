@@ -297,7 +297,9 @@ def tick(self:Trainer, stop):
 
 # %% ../nbs/04_train.ipynb #9858ec2c
 @patch(as_prop=True)
-def intact(self:Trainer): return f"last good checkpoint in '{self.out}': " + max((p.name for p in (self.out/"state").glob("step-*")), default="none yet")
+def intact(self:Trainer):
+    "Which checkpoint an error leaves untouched."
+    return f"last good checkpoint in '{self.out}': " + max((p.name for p in (self.out/"state").glob("step-*")), default="none yet")
 
 @patch
 def log(self:Trainer, bar):
