@@ -112,7 +112,7 @@ def encode(
 @command
 def fid(
     a:str, # samples: a folder of pictures, an .npz, or a data set's name
-    b:str, # the reference, likewise; its statistics are remembered
+    b:str, # the reference, likewise; its statistics are remembered unless `samples` is given
     samples:int=None, # pictures of each, drawn evenly; all when not given
     resize:int=None, # crop to the middle square and scale it to this many pixels a side
     device:str=None, # cpu or cuda; a GPU where there is one when not given

@@ -178,6 +178,7 @@ def fixed_steps(m, **counts):
     "Solvers of so many evaluations, beside those of the last denoising."
     return [dict(solver=name, nfe=n + m.flow.final_nfe) for name, ns in counts.items() for n in ns]
 
+# %% ../nbs/43_experiment.ipynb #1116e5d1
 @patch
 def full(self:Experiment):
     "Full simulation."

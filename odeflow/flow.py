@@ -237,7 +237,7 @@ def counted(self:Field, x, c):
 
 @patch
 def guided(self:Field, x, c, *y):
-    "$u+w\\,(u_y-u)$, or plainly what the network says where the scale w is 1 (Ho and Salimans 2022, eq. 6)."
+    "$u+w\\,(u_y-u)$, or plainly what the network says where the scale w is 1 (Ho and Salimans 2022, eq. 6, whose w is ours less 1)."
     out = self.net(x, c, *y)
     if self.guidance == 1: return out
     plain = self.net(x, c, torch.full_like(*y, -1))
@@ -270,7 +270,7 @@ def save(self:Field, t0, x0, t1, x1, v0=None, v1=None):
 # %% ../nbs/00_flow.ipynb #4a79d153
 @patch
 def affords(self:Field, nfe):
-    "Evaluations of the field that so many of the network pay for, beside those of the last step; ValueError where there is none."
+    "How many evaluations of the field `nfe` evaluations of the network pay for, after those of `finish`; ValueError where not even one."
     final, guided = 0 if self.reverse else self.flow.final_nfe, " under guidance"*(self.cost > 1)
     if nfe < (least := self.cost*(1 + final)): raise ValueError(f"nfe: {nfe} is too few; {type(self.flow).__name__}{guided} needs {least} or more")
     return nfe//self.cost - final
@@ -345,7 +345,7 @@ def sample(
 def integrate(
     flow:Flow, # the system
     net, # its network
-    x0:Tensor, # (n, *shape) states at the start: of the clock, or of its end when `reverse`
+    x0:Tensor, # (n, *shape) states at the start of the clock, or at its end when `reverse`
     *,
     solver:str="rk45", # a name in `SOLVERS`
     nfe:int=None, # network evaluations a sample

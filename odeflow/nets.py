@@ -63,7 +63,7 @@ class Net(nn.Module, PyTorchModelHubMixin):
         NETS[cls.__name__] = cls
 
     @property
-    def classes(self) -> int: return self._hub_mixin_config.get("classes", 0) # that it can be told; 0: it is unconditional
+    def classes(self) -> int: return self._hub_mixin_config.get("classes", 0) # how many labels it can be told; 0: it is unconditional
 
 # %% ../nbs/03_nets.ipynb #ff260297
 def save_net(
@@ -240,7 +240,7 @@ def grid_waves(
     W:int, # columns of patches
     width:int, # features, a multiple of 4
 ) -> Tensor: # (H*W, width)
-    "Sines and cosines of each patch's row and column, at frequencies geometric from 1 to 1/10000."
+    "Sines and cosines of each patch's row and column, at frequencies geometric from 1 down towards 1/10000, which is left out."
     if width % 4: raise ValueError(f"width: {width} is not a multiple of 4; give one, for the sines and cosines of rows and columns")
     freqs = 1e4**-torch.linspace(0, 1, width//4 + 1)[:-1]
     a = torch.cartesian_prod(torch.arange(H), torch.arange(W))[:, :, None]*freqs

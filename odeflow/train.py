@@ -247,8 +247,8 @@ class Trainer:
         self.out = claim_folder(out, resume)
         self.data, self.order = data.to(self.acc.device), Order(len(data), recipe.batch, recipe.seed)
         self.flow, self.raw, self.average = flow.fit(data), net.to(self.acc.device).requires_grad_().train(), copy.deepcopy(net).to(self.acc.device).eval().requires_grad_(False)
-        opt = torch.optim.AdamW(net.parameters(), recipe.lr, weight_decay=0., fused=True)
-        self.net, self.opt = self.acc.prepare(self.raw, opt)
+        self.params = list(self.raw.parameters())
+        self.net, self.opt = self.acc.prepare(self.raw, torch.optim.AdamW(self.params, recipe.lr, weight_decay=0., fused=True))
         if recipe.compile: self.net = torch.compile(self.net)
         self.step, self.losses, self.loss, self.spent, self.signal = 0, [], float("nan"), 0., 0
         self.config = {"recipe": dataclasses.asdict(recipe), "flow": flow.describe(), "data": {"name": data.name, "n": len(data), "digest": data.digest()}}
@@ -264,13 +264,14 @@ class Trainer:
 def train_step(self:Trainer):
     "One update of weights and average."
     r, k = self.recipe, self.step
-    torch.manual_seed(step_seed(r.seed, k, "dropout", self.acc.process_index))
+    random = torch.default_generator if self.acc.device.type == "cpu" else torch        # the latter visits all devices, which takes its time
+    random.manual_seed(step_seed(r.seed, k, "dropout", self.acc.process_index))
     for i in range(r.accumulate):
         with self.acc.accumulate(self.net):
             loss = self.part_loss(self.acc.process_index*r.accumulate + i)
             self.acc.backward(loss)
         self.losses.append(loss.detach())
-    self.norm = self.acc.clip_grad_norm_(self.raw.parameters(), r.clip)
+    self.norm = self.acc.clip_grad_norm_(self.params, r.clip)
     for group in self.opt.param_groups: group["lr"] = learning_rate(r, k, self.fraction)
     self.opt.step()
     self.opt.zero_grad()
