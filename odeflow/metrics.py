@@ -377,7 +377,7 @@ def kid(
     size:int=1000, # rows of each set in a subset
     seed:int=2020, # torch-fidelity's
 ) -> tuple: # mean and standard deviation over the subsets
-    "KID as torch-fidelity and torchmetrics compute it: the mean of MMD^2 over random subsets (Binkowski et al. 2018)."
+    "KID as torch-fidelity and torchmetrics compute it: the mean of $\\mathrm{MMD}^2$ over random subsets (Bińkowski et al. 2018)."
     a, b = both(a, b)
     if not 2 <= size <= min(len(a), len(b)): raise ValueError(f"size: subsets of {size} asked of {len(a)} and {len(b)} samples; give 2 to {min(len(a), len(b))}")
     rng, pick = np.random.RandomState(seed), lambda z: z[torch.from_numpy(rng.choice(len(z), size, replace=False)).to(z.device)]
@@ -418,7 +418,7 @@ def precision_recall(
     k:int=3, # neighbours that set the size of a ball
     chunk:int=1000, # rows at a time
 ) -> tuple: # precision and recall, 0 to 1
-    "How much of a lies where b does, and of b where a does (Kynkaanniemi et al. 2019, eqs. 1 and 2)."
+    "How much of a lies where b does, and of b where a does (Kynkäänniemi et al. 2019, eqs. 1 and 2)."
     a, b = both(a, b)
     if not 1 <= k < min(len(a), len(b)): raise ValueError(f"k: {k} neighbours asked of {len(a)} and {len(b)} samples; give 1 to {min(len(a), len(b)) - 1}")
     return covered(a, b, radii(b, k, chunk), chunk), covered(b, a, radii(a, k, chunk), chunk)
