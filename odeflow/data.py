@@ -1,4 +1,4 @@
-"""Shapes in the plane, embedded digits, and your own pictures, all as one small class
+"""Shapes in the plane, built-in digits, and your own pictures, all as one small class
 
 Docs: https://odeflow.github.io/odeflow/data.html.md"""
 
