@@ -16,8 +16,8 @@ from pathlib import Path
 from fastcore.script import anno_parser
 import numpy as np, torch
 
-from .data import load_data, replacing, save_grid, to_uint8
-from .experiment import pack as pack_folder, unpack as unpack_folder
+from .data import load_data, picture_format, replacing, save_grid, to_uint8
+from .experiment import guarded, pack as pack_folder, unpack as unpack_folder
 from .metrics import Inception, alike, measure
 from .pipeline import Pipeline
 from .report import write_json
@@ -33,7 +33,7 @@ def command(f):
 def usage() -> str:
     "The commands, a line each."
     lines = [f"  {name:10} {f.__doc__.splitlines()[0]}" for name, f in COMMANDS.items()]
-    return "\n".join(["usage: odeflow COMMAND ...", "", *lines, "", "`odeflow COMMAND --help` explains one; `odeflow --version` is the version."])
+    return "\n".join(["usage: odeflow COMMAND ...", "", *lines, "", "`odeflow COMMAND --help` explains one, and with --debug an error shows its traceback; `odeflow --version` is the version."])
 
 # %% ../nbs/44_cli.ipynb #3dfdec7a
 def main(
@@ -43,15 +43,13 @@ def main(
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"): print(usage()); return 0
     if name == "--version": print(version("odeflow")); return 0
-    if name not in COMMANDS: print(f"odeflow: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr); return 1
-    options = vars(anno_parser(COMMANDS[name], prog=f"odeflow {name}").parse_args(rest))
-    try: COMMANDS[name](**{k: v for k, v in options.items() if k not in ("pdb", "xtra")})
-    except (ValueError, TypeError, OSError, RuntimeError) as e: print(f"odeflow {name}: {e}", file=sys.stderr); return 1
-    except KeyboardInterrupt: return 130
-    return 0
+    if name not in COMMANDS: print(f"odeflow: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr); return 2
+    options = vars(anno_parser(COMMANDS[name], prog=f"odeflow {name}").parse_args([w for w in rest if w != "--debug"]))
+    return guarded(lambda: COMMANDS[name](**{k: v for k, v in options.items() if k not in ("pdb", "xtra")}), f"odeflow {name}", "--debug" in rest)
 
 def _somewhere(name, path):
     "FileNotFoundError before the work is done, when a file's folder is missing."
+    if Path(path).is_dir(): raise IsADirectoryError(f"{name}: '{path}' is a folder; give the name of a file")
     if not Path(path).absolute().parent.is_dir(): raise FileNotFoundError(f"{name}: there is no folder '{Path(path).parent}'; give a path in one that exists")
 
 # %% ../nbs/44_cli.ipynb #40d6671d
@@ -61,28 +59,29 @@ def sample(
     out:str="samples.png", # a picture of all samples, or an .npz of them
     n:int=64, # how many
     solver:str=None, # such as euler, heun, rk45; the model's own choice when not given
-    nfe:int=None, # network evaluations a sample
-    label:int=None, # the class, of a model that knows classes; all in turn when not given
-    guidance:float=1., # classifier-free guidance scale
-    seed:int=0, # of the first sample; the others follow
+    nfe:int=None, # network evaluations a sample; without a solver they are spent on Heun's steps
+    label:str=None, # the class, by number or name; in the shares of the data when not given
+    guidance:float=1., # classifier-free guidance scale; other than 1 it takes two evaluations where one would do, so a budget buys half the steps
+    seed:int=0, # of all samples: another seed, other samples
     device:str="cpu", # cpu or cuda
 ):
     "Samples of a trained model, as a picture or as an .npz."
     _somewhere("out", out)
+    if not out.endswith(".npz"): picture_format(out)
     pipe = Pipeline.from_pretrained(model, device)
     if len(pipe.shape) != 3 and not out.endswith(".npz"): raise ValueError(f"out: '{out}' is a picture, but the samples are points; give a name that ends in .npz")
-    if label is None: labels = [k % pipe.net.classes for k in range(n)] if pipe.net.classes else None
-    else: labels = [label]*n
-    how = {k: v for k, v in dict(solver=solver, nfe=nfe, labels=labels).items() if v is not None}
-    made = pipe(n, guidance=guidance, seeds=range(seed, seed + n), **how)
-    write_samples(made.x.cpu(), out)
-    print(dumps({"out": out, "samples": n, "nfe": float(made.nfe.double().mean())}))
+    if label not in (None, *pipe.names): label = int(label) if label.lstrip("-").isdigit() else label
+    made = pipe(n, seed=seed, labels=label, guidance=guidance, solver=solver, nfe=nfe)
+    write_samples(made, out, pipe.names)
+    print(dumps({"out": out, "samples": n, "solver": made.solver, "nfe": float(made.nfe.double().mean())}))
 
 # %% ../nbs/44_cli.ipynb #5a456222
-def write_samples(x, out):
-    "Samples as an archive where the name ends in .npz: pictures as `load_data` reads them, points as `x`; else as one picture."
+def write_samples(made, out, names=()):
+    "Samples as an archive where the name ends in .npz: pictures as `load_data` reads them, points as `x`, labels and their names where there are any; else as one picture."
+    x = made.x.cpu()
     if not str(out).endswith(".npz"): return save_grid(x, out)
-    _archive(out, **({"images": to_uint8(x).permute(0, 2, 3, 1).numpy()} if x.ndim == 4 else {"x": x.numpy()}))
+    told = {} if made.labels is None or (made.labels < 0).any() else {"labels": made.labels.cpu().numpy()} | ({"names": np.array(names)} if names else {})
+    _archive(out, **({"images": to_uint8(x).permute(0, 2, 3, 1).numpy()} if x.ndim == 4 else {"x": x.numpy()}), **told)
 
 def _archive(out, **arrays):
     with replacing(out) as part, open(part, "wb") as f: np.savez_compressed(f, **arrays)
@@ -91,7 +90,7 @@ def _archive(out, **arrays):
 @command
 def encode(
     model:str, # as for sample
-    pictures:str, # a folder of pictures, an .npz, or a data set's name
+    pictures:str, # a folder of pictures, an .npz, or a data set's name; classes are not told to the model
     out:str="latents.npz", # an .npz of the latents
     resize:int=None, # crop to the middle square and scale it to this many pixels a side
     rtol:float=1e-5, # relative tolerance of RK45

@@ -6,8 +6,8 @@ Docs: https://odeflow.github.io/odeflow/metrics.html.md"""
 
 # %% auto #0
 __all__ = ['SHIPPED', 'WEIGHTS', 'LAYERS', 'VERSION', 'ROUNDING', 'features', 'both', 'Moments', 'frechet', 'frechet_distance',
-           'frechet_infinity', 'sliced_wasserstein', 'nearest', 'memorised', 'bootstrap', 'blocks', 'jackknife',
-           'digits_split', 'DigitsClassifier', 'train_classifier', 'ship_classifier', 'classifier', 'as_bytes',
+           'set_order', 'frechet_infinity', 'sliced_wasserstein', 'nearest', 'memorised', 'bootstrap', 'blocks',
+           'jackknife', 'digits_split', 'DigitsClassifier', 'train_classifier', 'ship_classifier', 'classifier',
            'classifier_features', 'classify', 'inception_weights', 'load_inception', 'sha16', 'Inception', 'kernel',
            'mmd', 'kid', 'kid_exact', 'radii', 'covered', 'precision_recall', 'ClassScores', 'Reservoir', 'Statistics',
            'statistics', 'reference_path', 'save_statistics', 'load_statistics', 'reference', 'as_data', 'subset',
@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm import tqdm
 
-from .data import Data, cache_dir, digits, load_data, resized, to_float, to_uint8
+from .data import Data, as_bytes, cache_dir, digits, load_data, resized, to_float
 from .nets import write_atomic
 
 # %% ../nbs/40_metrics.ipynb #84fe5983
@@ -106,6 +106,29 @@ def frechet_distance(
     a, b = both(a, b)
     return frechet(Moments().update(a), Moments().update(b))
 
+# %% ../nbs/40_metrics.ipynb #6793956b
+def _mixed(z):
+    "A 64-bit number's bits, mixed (the finaliser of splitmix64: Steele, Lea and Flood 2014)."
+    shift = lambda z, k: (z >> k) & ((1 << 64 - k) - 1)
+    z = (z ^ shift(z, 30))*(0xBF58476D1CE4E5B9 - 2**64)
+    z = (z ^ shift(z, 27))*(0x94D049BB133111EB - 2**64)
+    return z ^ shift(z, 31)
+
+def set_order(
+    x:Tensor, # (n, ...) rows, of any type
+    seed:int=0, # another seed, another order
+) -> Tensor: # (n,) indices
+    "An order of rows that is a function of the rows and the seed, and not of the order in which they come."
+    rows = x.detach().cpu().reshape(len(x), -1).contiguous()
+    rows = rows.view(torch.uint8) if rows.shape[1] else rows.new_zeros(len(x), 8, dtype=torch.uint8)
+    weights = torch.randint(-2**63, 2**63 - 1, (-(-rows.shape[1]//8),), generator=torch.Generator().manual_seed(seed))
+    words = lambda part: F.pad(part, (0, 8*len(weights) - part.shape[1])).contiguous().view(torch.int64)
+    key = torch.cat([_mixed(words(part) + weights).sum(1) for part in rows.split(4096)]) if len(x) else rows.new_zeros(0, dtype=torch.long)
+    key, order = key.sort(stable=True)
+    place = torch.arange(len(key))
+    first = torch.where(key != key.roll(1), place, 0).cummax(0)[0]                     # of each run of rows that are alike
+    return order[_mixed(key + (place - first)*(0x9E3779B97F4A7C15 - 2**64)).argsort(stable=True)]
+
 # %% ../nbs/40_metrics.ipynb #4ee23876
 def frechet_infinity(
     a, # (n, ...) samples or features
@@ -116,6 +139,7 @@ def frechet_infinity(
 ) -> float: # can fall below 0 by chance
     "The Frechet distance extrapolated to $1/n=0$ by a straight line (Chong and Forsyth 2020, section 3)."
     a, b = both(a, b)
+    a, b = (z[set_order(z).to(z.device)] for z in (a, b))
     g, most = torch.Generator().manual_seed(seed), min(len(a), len(b))
     if points < 2 or most < 20: raise ValueError(f"points: {points} of {most} samples; a line needs 2 or more points, and 20 or more samples")
     ns = np.linspace(most//10, most, points).astype(int)
@@ -181,16 +205,17 @@ def bootstrap(
     "A metric with its standard error from resampling both sets."
     if times < 2: raise ValueError(f"times: {times}; a spread needs 2 or more")
     g = torch.Generator().manual_seed(seed)
-    a, b = (torch.as_tensor(z) for z in (a, b))
+    a, b = (z[set_order(z).to(z.device)] for z in map(torch.as_tensor, (a, b)))
     redraw = lambda z: z[torch.randint(len(z), (len(z),), generator=g)]
     return metric(a, b), float(np.std([metric(redraw(a), redraw(b)) for _ in range(times)], ddof=1))
 
-# %% ../nbs/40_metrics.ipynb #6793956b
+# %% ../nbs/40_metrics.ipynb #a722eb7e
 def blocks(
     x:Tensor, # (n, ...) rows
     count:int=10, # blocks
 ) -> list:
-    "Rows in blocks of nearly equal size: every `count`-th row in one."
+    "Rows in blocks of nearly equal size: every `count`-th row of `set_order` in one."
+    x = x[set_order(x).to(x.device)]
     return [x[k::count] for k in range(min(count, len(x)))]
 
 # %% ../nbs/40_metrics.ipynb #1e20212a
@@ -262,19 +287,6 @@ def classifier() -> DigitsClassifier: # on the CPU
     try: net.load_state_dict({k: v.float() for k, v in load_file(SHIPPED).items()})
     except (SafetensorError, RuntimeError) as e: raise ValueError(f"weights: '{SHIPPED}' is damaged ({' '.join(str(e).split())[:200]}); install odeflow again") from None
     return net.requires_grad_(False).eval()
-
-# %% ../nbs/40_metrics.ipynb #d6a55ff8
-def as_bytes(
-    x, # (n, C, H, W) with C 1 or 3: bytes, or floats in [-1, 1]
-    name:str="x", # for the message
-) -> Tensor: # uint8 (n, C, H, W)
-    "Pictures as bytes by `to_uint8`: what lies outside [-1, 1] is clipped to it; bytes stay as they are."
-    x = torch.as_tensor(x).detach()
-    if x.ndim != 4 or x.shape[1] not in (1, 3): raise ValueError(f"{name}: an array of shape {tuple(x.shape)}; give pictures, (n, 1 or 3, H, W)")
-    if x.dtype == torch.uint8: return x
-    if not x.is_floating_point(): raise ValueError(f"{name}: pictures of type {x.dtype}; give uint8, or floats in [-1, 1]")
-    if not x.isfinite().all(): raise ValueError(f"{name}: {int((~x.isfinite()).flatten(1).any(1).sum())} of {len(x)} pictures are not finite; drop or repair them")
-    return to_uint8(x.float())
 
 # %% ../nbs/40_metrics.ipynb #bf0e590c
 def _digits_in(x):
@@ -377,7 +389,7 @@ def kid(
     size:int=1000, # rows of each set in a subset
     seed:int=2020, # torch-fidelity's
 ) -> tuple: # mean and standard deviation over the subsets
-    "KID as torch-fidelity and torchmetrics compute it: the mean of $\\mathrm{MMD}^2$ over random subsets (Bińkowski et al. 2018)."
+    "KID as torch-fidelity and torchmetrics compute it: the mean of $\\mathrm{MMD}^2$ over random subsets (Bińkowski et al. 2018), drawn by their place in a set as theirs are; `measure` takes `kid_exact`, which draws none."
     a, b = both(a, b)
     if not 2 <= size <= min(len(a), len(b)): raise ValueError(f"size: subsets of {size} asked of {len(a)} and {len(b)} samples; give 2 to {min(len(a), len(b))}")
     rng, pick = np.random.RandomState(seed), lambda z: z[torch.from_numpy(rng.choice(len(z), size, replace=False)).to(z.device)]
@@ -434,7 +446,7 @@ class ClassScores:
         self.missing = self.missing or logits is None or not bool(logits.isfinite().all())
         if self.missing: self.sums = None; return self
         p = (logits.cpu() if logits.device.type == "mps" else logits).double().softmax(1)
-        rows = torch.cat([p, torch.special.entr(p).sum(1, keepdim=True).neg(), torch.ones_like(p[:, :1])], 1)
+        rows = torch.cat([p, torch.special.entr(p).sum(1, keepdim=True).neg(), torch.ones_like(p[:, :1])], 1)[set_order(logits).to(p.device)]
         if self.sums is None: self.sums = rows.new_zeros(self.splits, rows.shape[1])
         self.sums.index_add_(0, (self.seen + torch.arange(len(p), device=p.device)) % self.splits, rows)
         self.seen += len(p)
@@ -494,13 +506,13 @@ def statistics(
     keep:int=10_000, # rows of features to hold
     seed:int=0, # of which ones
 ) -> Statistics:
-    "The statistics of a set of pictures, a batch at a time."
-    s = Statistics(keep, seed)
-    for u in tqdm(data.x.split(net.batch), desc=data.name, disable=None, leave=False): s.update(*net(u))
+    "The statistics of a set of pictures, in an order that is the set's own, a batch at a time."
+    s, order = Statistics(keep, seed), set_order(data.x, seed).to(data.x.device)
+    for i in tqdm(order.split(net.batch), desc=data.name, disable=None, leave=False): s.update(*net(data.x[i]))
     return s
 
 # %% ../nbs/40_metrics.ipynb #1714d78f
-VERSION = "1" # of the statistics of this chapter; it changes when they do
+VERSION = "2" # of the statistics of this chapter; it changes when they do
 
 def reference_path(data, net, keep, seed) -> Path:
     "The file for the statistics of these data, this network, and this code."
@@ -562,7 +574,7 @@ def subset(data:Data, n, name, seed) -> Data:
     "All, or an even sample of n."
     if n is None: return data
     if not 2 <= n <= len(data): raise ValueError(f"samples: {n} asked of {name}, which has {len(data)}; give 2 to {len(data)}")
-    return Data(data.x[torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n]], name=data.name)
+    return Data(data.x[set_order(data.x, seed)[:n]], name=data.name)
 
 # %% ../nbs/40_metrics.ipynb #0c19617f
 def alike(
@@ -651,7 +663,7 @@ ROUNDING = "samples clipped to [-1, 1], then rounded to the nearest of 256 level
 def story(net) -> dict:
     "What a number depends on besides its samples: code, weights, layer, rounding, device."
     return {"network": type(net).__name__, "layer": net.layer, "code": net.code, "weights": net.weights, "rounding": ROUNDING,
-            "error_bars": "ten blocks of the kept rows, one left out at a time", "device": str(net.device), "torch": torch.__version__, "odeflow": version("odeflow")}
+            "error_bars": "ten blocks of the kept rows, in an order that does not depend on theirs, one left out at a time", "device": str(net.device), "torch": torch.__version__, "odeflow": version("odeflow")}
 
 # %% ../nbs/40_metrics.ipynb #bf185b76
 def measure(
