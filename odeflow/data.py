@@ -386,7 +386,7 @@ def as_bytes(
     if x.numel() and x.abs().max() > FAR: raise ValueError(f"{name}: floats from {float(x.min()):g} to {float(x.max()):g} are no pictures in [-1, 1]; scale them, as by x/127.5 - 1 from 0 to 255, or give uint8")
     return to_uint8(x.float())
 
-FAR = 8. # beyond it, a float is no overshoot of [-1, 1]
+FAR = 16. # beyond it, a float is no overshoot of [-1, 1]
 
 # %% ../nbs/01_data.ipynb #1b143367
 def grid(

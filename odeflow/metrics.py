@@ -446,7 +446,7 @@ class ClassScores:
         self.missing = self.missing or logits is None or not bool(logits.isfinite().all())
         if self.missing: self.sums = None; return self
         p = (logits.cpu() if logits.device.type == "mps" else logits).double().softmax(1)
-        rows = torch.cat([p, torch.special.entr(p).sum(1, keepdim=True).neg(), torch.ones_like(p[:, :1])], 1)[set_order(logits).to(p.device)]
+        rows = torch.cat([p, torch.special.entr(p).sum(1, keepdim=True).neg(), torch.ones_like(p[:, :1])], 1)[set_order(logits, self.seen).to(p.device)]
         if self.sums is None: self.sums = rows.new_zeros(self.splits, rows.shape[1])
         self.sums.index_add_(0, (self.seen + torch.arange(len(p), device=p.device)) % self.splits, rows)
         self.seen += len(p)

@@ -58,7 +58,7 @@ class Coupling:
             self.x0, self.x1 = (torch.from_numpy(_mapped(folder, k, facts)) for k in ("x0", "x1"))
         story = facts["story"]
         self.shape, self.facts, self.classes, self.name = tuple(facts["shape"]), facts, story.get("classes", 0), self.folder.name
-        self.names, self.shares = story.get("names", ()), story.get("shares") or [1/self.classes]*self.classes
+        self.names, self.shares = story.get("names", ()), story.get("shares") or [1.]*self.classes
         self.y = in_shares(self.shares, facts["n"]) if self.classes else None
         self.device = torch.device("cpu")
 
