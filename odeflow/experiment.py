@@ -375,6 +375,7 @@ def guarded(
         print(f"{prog}: {said}" if known else f"{prog}: this is a fault of the program, {type(e).__name__}: {said}; --debug shows where", file=sys.stderr)
         return 1 if known else 70
 
+# %% ../nbs/43_experiment.ipynb #47a8e40a
 def run(
     name:str, # a name in `EXPERIMENTS`
     **given, # its parameters; what is not given is the default
