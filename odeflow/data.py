@@ -74,10 +74,6 @@ class Data:
 
     def __len__(self): return len(self.x)
 
-    def like(self, x, y=None, name=None):
-        "A set of other samples that means the same by its labels."
-        return Data(x, y, name or self.name, self.flip, None if y is None else self.names)
-
     def to(self, device):
         "The same set on another device."
         return self.like(self.x.to(device), None if self.y is None else self.y.to(device))
@@ -98,6 +94,12 @@ def all(self:Data) -> Tensor: # (n, *shape) floats
     return self.batch(torch.arange(len(self)))["x1"]
 
 # %% ../nbs/01_data.ipynb #d1bb6890
+@patch
+def like(self:Data, x, y=None, name=None):
+    "A set of other samples that means the same by its labels."
+    return Data(x, y, name or self.name, self.flip, None if y is None else self.names)
+
+# %% ../nbs/01_data.ipynb #ad2735e1
 @patch
 def only(self:Data,
     label, # a number, or a name

@@ -241,6 +241,7 @@ def diffusion(self:Flow,
     "The diffusion coefficient; TypeError where a system has none."
     raise TypeError(f"{type(self).__name__} has no diffusion term, so a stochastic solver cannot run it; choose an ODE solver such as 'rk45'")
 
+# %% ../nbs/00_flow.ipynb #eb6583d0
 @patch
 def height(self:Flow,
     t:Tensor, # clock readings
@@ -294,6 +295,7 @@ class Field:
         x:Tensor, # (B, *shape) states of the samples that this field covers
         t, # (B,), or one clock reading for all
     ) -> Tensor: # (B, *shape) velocity
+        if not x.is_floating_point(): raise TypeError(f"x0: states of type {x.dtype} cannot move; give floats (pictures as numbers in [-1, 1])")
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
         return self.flow.velocity(self.counted, x, t)
 
@@ -400,6 +402,7 @@ def own_sampler(
     if how["rtol"] == how["atol"] == 0: raise ValueError("rtol: 0 with atol 0 allows no error at all; give one of them")
     return dict(solver="euler" if solver is None and name == "heun" and steps == 1 else name, nfe=steps, **how)
 
+# %% ../nbs/00_flow.ipynb #fa375a9a
 def check_arrived(
     x:Tensor, # (n, *shape) where a solver left its states
     t:Tensor, # (n,) at which clock readings
@@ -461,18 +464,16 @@ def integrate(
     nfe:int=None, # network evaluations a sample
     rtol:float=None, atol:float=None, # tolerances of an adaptive solver
     rng:Rng=None, # randomness of a stochastic solver; None draws it anew for each sample, the same at each call
-    labels:Tensor=None, # (n,) classes
-    guidance:float=1., # guidance scale
+    labels:Tensor=None, guidance:float=1., # (n,) classes, and guidance scale
     reverse:bool=False, # from data to prior
     path:int=None, # record the trajectory at this many + 1 even clock readings
     bf16:bool=False, # the network under autocast to bfloat16
 ) -> Samples: # the states at the other end
     "Carry given states along the field, from one end of the clock to the other."
-    if not x0.is_floating_point(): raise TypeError(f"x0: states of type {x0.dtype} cannot move; give floats (pictures as numbers in [-1, 1])")
     field = Field(flow, net, len(x0), labels, guidance, reverse, x0.device, bf16)
     how = own_sampler(field, solver=solver, nfe=nfe, rtol=rtol, atol=atol)
     run, rng = get_solver(name := how.pop("solver")), rng or Rng(seeds=sample_seeds(NOISE, len(x0)))
-    if path: field.path = Path(field.times(path), x0)
+    field.path = Path(field.times(path), x0) if path else None
     with evaluating(net):
         x, t = run(field, x0, **how, rng=rng)
         if len(x0) and not reverse: x = flow.finish(field.counted, x)

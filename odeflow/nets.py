@@ -67,6 +67,7 @@ class Net(nn.Module, PyTorchModelHubMixin):
     @property
     def classes(self) -> int: return self._hub_mixin_config.get("classes", 0) # how many labels it can be told; 0: it is unconditional
 
+# %% ../nbs/03_nets.ipynb #5605a9b3
 def net_args(net:nn.Module) -> dict:
     "What config.json says of a network: its class, and a `Net`'s arguments."
     return {"net": type(net).__name__, **getattr(net, "_hub_mixin_config", {})}
@@ -80,6 +81,7 @@ def own_labels(
     classes = getattr(net, "classes", 0)
     return in_shares(getattr(net, "shares", None) or (1,)*classes, n, start) if classes else None
 
+# %% ../nbs/03_nets.ipynb #4134f3a5
 def state_digest(
     state:dict, # name -> tensor
 ) -> str: # 16 hexadecimal digits
@@ -133,6 +135,7 @@ def load_net(
         raise ValueError(f"folder: '{weights}' is damaged, or is not of the network in its config.json ({' '.join(str(e).split())[:200]}); give the folder of a finished run") from None
     return ready(net, config.get("run", {}))
 
+# %% ../nbs/03_nets.ipynb #243937a5
 def build_net(
     config:dict, # what `net_args` says
 ) -> Net: # its weights not yet loaded

@@ -157,6 +157,7 @@ def spread(
         sums, longest = sums + torch.stack([x.sum(), x.square().sum(), x.norm(dim=1).sum()]), max(longest, float(x.square().mean(1).max()))
     return math.sqrt((sums[1] - sums[0]**2/n)/(n - 1)), longest**.5, float(sums[2]/len(data))
 
+# %% ../nbs/23_pfgmpp.ipynb #abe84dec
 @patch
 def fit(self:PFGMPP, data):
     "Take `sigma_data` and `radius` from the training set where `sigma_data` was None, and store the charges for stable targets; ValueError where sigma_max does not hide the data."

@@ -49,19 +49,23 @@ class Pipeline:
         if start == self.drawn: self.drawn += n
         return out
 
-    @property
-    def names(self): return getattr(self.net, "names", ()) # of the classes, where the data had some
-
-    def numbers(self, labels):
-        "Labels as numbers, where some are names."
-        one = lambda y: self.names.index(y) if y in self.names else y
-        if isinstance(labels, Tensor): return labels
-        found = one(labels) if isinstance(labels, (str, int)) else [one(y) for y in labels]
-        bad = [y for y in (found if isinstance(found, list) else [found]) if isinstance(y, str)]
-        if bad: raise ValueError(f"labels: {bad[0]!r} is not one of {', '.join(self.names) or 'any names, since this model knows none'}; give a name, a number, or -1 for none")
-        return found
-
 # %% ../nbs/42_pipeline.ipynb #d64981e2
+@patch(as_prop=True)
+def names(self:Pipeline) -> tuple:
+    "Of the classes, where the data had some."
+    return getattr(self.net, "names", ())
+
+@patch
+def numbers(self:Pipeline, labels):
+    "Labels as numbers, where some are names."
+    one = lambda y: self.names.index(y) if y in self.names else y
+    if isinstance(labels, Tensor): return labels
+    found = one(labels) if isinstance(labels, (str, int)) else [one(y) for y in labels]
+    bad = [y for y in (found if isinstance(found, list) else [found]) if isinstance(y, str)]
+    if bad: raise ValueError(f"labels: {bad[0]!r} is not one of {', '.join(self.names) or 'any names, since this model knows none'}; give a name, a number, or -1 for none")
+    return found
+
+# %% ../nbs/42_pipeline.ipynb #474acd46
 def pretrained() -> list: # names
     "The models that come with the package."
     return sorted(p.parent.name for p in PRETRAINED.glob("*/config.json"))
@@ -83,6 +87,7 @@ def from_pretrained(cls:Pipeline,
     if "flow" not in run: raise ValueError(f"source: '{folder}' holds a network without its flow; give a folder that `train` or `save_pretrained` wrote")
     return cls(rebuild(run["flow"], prior), net.to(device), run.get("data", {}).get("shape") or config["shape"], run)
 
+# %% ../nbs/42_pipeline.ipynb #b289e3ed
 def _fetched(source, hub):
     "The folder of a copy of what the hub has under this name."
     missing = f"source: '{source}' is neither the folder of a run nor one of {', '.join(pretrained())}"

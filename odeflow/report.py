@@ -6,8 +6,8 @@ Docs: https://odeflow.github.io/odeflow/report.html.md"""
 
 # %% auto #0
 __all__ = ['KEYS', 'MEASURED', 'COLUMNS', 'ADAPTIVE', 'row', 'device_name', 'environment', 'feature_network', 'judge', 'evaluate',
-           'write_json', 'write_result', 'read_record', 'read_records', 'read_results', 'Results', 'cell', 'Table',
-           'table', 'cheapest', 'published', 'same_case', 'compare']
+           'mixture', 'write_json', 'write_result', 'read_record', 'read_records', 'read_results', 'Results', 'cell',
+           'Table', 'table', 'cheapest', 'published', 'same_case', 'compare']
 
 # %% ../nbs/41_report.ipynb #8538edec
 import csv, difflib, hashlib, io, json, math, platform, re
@@ -103,8 +103,7 @@ def evaluate(
     **options, # further options of `sample`
 ) -> dict: # a row
     "Samples of a flow, measured: Frechet distances in pixels (or coordinates) and in features to the data, with mean NFE and costs."
-    mixed = in_shares(data.shares, n) if getattr(net, "classes", 0) == len(data.shares) > 0 else own_labels(net, n)
-    each = {"seeds": range(n), "labels": mixed} | {k: options.pop(k) for k in ("seeds", "labels") if k in options}
+    each = {"seeds": range(n), "labels": mixture(net, data, n)} | {k: options.pop(k) for k in ("seeds", "labels") if k in options}
     draw = lambda i: sample(flow, net, min(batch, n - i), data.shape, solver=solver, device=device, **{k: v[i:i + batch] for k, v in each.items() if v is not None}, **options)
     x, nfe, devices, solvers = _drawn(draw, range(0, n, batch), f"{system}, {solver or 'its own sampler'}" if progress else None)
     if grid and main_process(): save_grid(x[:64], grid, rows=8)
@@ -112,6 +111,10 @@ def evaluate(
     return row(system, distilled=distilled, solver=solvers[0], seed=seed, **cost, **judge(x, data, features), **{k: v for k, v in options.items() if k in ("rtol", "atol", "guidance", "bf16")})
 
 # %% ../nbs/41_report.ipynb #36dbf241
+def mixture(net, data, n):
+    "Labels for n samples that are to be measured: in the shares of the data, or else of those that the network has learnt; None where it knows no classes."
+    return in_shares(data.shares, n) if getattr(net, "classes", 0) == len(data.shares) > 0 else own_labels(net, n)
+
 def _drawn(draw, starts, name):
     "Samples, evaluations, devices and solvers of all pieces, which the processes share."
     def piece(i): return (out := draw(i)).x.cpu(), out.nfe.cpu(), device_name(out.x.device), out.solver

@@ -234,7 +234,8 @@ class DensityField(Field):
 # %% ../nbs/02_solve.ipynb #092d3dd8
 LogLikelihood = namedtuple("LogLikelihood", "logp stderr z nfe")  # nats, its standard error (0 when exact, nan for one probe), latents, evaluations
 
-def _check_density(flow, trace, probes):
+def _check_density(flow, x, trace, probes):
+    if not x.is_floating_point(): raise TypeError(f"x: {x.dtype} given; give floats (of pictures as bytes, take bits_per_dim)")
     if trace not in ("exact", "hutchinson"): raise ValueError(f"trace: {trace!r} is not one of exact, hutchinson")
     if probes < 1: raise ValueError(f"probes: {probes} gives no estimate; give 1 or more")
     if not hasattr(flow.prior, "log_prob"): raise TypeError(f"flow: the prior of {type(flow).__name__} has no log_prob, so there is no likelihood; give a flow whose prior has one")
@@ -246,8 +247,7 @@ def log_likelihood(
     x:Tensor, # (n, *shape) data
     *,
     solver:str="rk45", # a name in `SOLVERS`
-    rtol:float=1e-5, # relative tolerance
-    atol:float=1e-5, # absolute tolerance
+    rtol:float=1e-5, atol:float=1e-5, # tolerances
     nfe:int=None, # evaluations a sample
     trace:str="exact", # `exact`, or `hutchinson` for many dimensions
     probes:int=1, # random probes a sample, for `hutchinson`
@@ -255,14 +255,13 @@ def log_likelihood(
     labels:Tensor=None, # (n,) classes
 ) -> LogLikelihood: # .logp (n,) in nats
     "$\\log p(x)$ by the instantaneous change of variables (Chen et al. 2018; Song et al. 2021, eq. 39)."
-    _check_density(flow, trace, probes)
-    if not x.is_floating_point(): raise TypeError(f"x: {x.dtype} given; give floats (of pictures as bytes, take bits_per_dim)")
+    _check_density(flow, x, trace, probes)
     n, d, m = len(x), math.prod(x.shape[1:]), 1 if trace == "exact" else probes
     signs = None if trace == "exact" else (2*Rng(seeds=range(n) if seeds is None else seeds).integers(2, n, (m, d)) - 1).to(x)
     field = DensityField(flow, net, n, labels, reverse=True, device=x.device).setup(x.shape[1:], signs)
     with torch.no_grad(), evaluating(net):
         how = own_sampler(field, solver=solver, nfe=nfe, rtol=rtol, atol=atol)
-        s, t = get_solver(how.pop("solver"))(field, torch.cat([flat(x), x.new_zeros(n, m)], 1), **how, rng=None)
+        s, t = get_solver(how.pop("solver"))(field, torch.cat([flat(x), x.new_zeros(n, m)], 1), **how)
     check_arrived(s, t, field.span[1])
     logp = flow.prior.log_prob(z := s[:, :d].reshape(x.shape))[:, None] - s[:, d:]
     error = logp.std(1)/m**.5 if m > 1 else logp.new_full((n,), 0. if signs is None else math.nan)
