@@ -6,16 +6,18 @@ Docs: https://odeflow.github.io/odeflow/experiment.html.md"""
 
 # %% auto #0
 __all__ = ['TRUTH', 'COMMON', 'SDES', 'EXPERIMENTS', 'EXPECTED', 'Parameters', 'optional', 'Experiment', 'step', 'fixed_steps',
-           'Rectified', 'Diffusion', 'Poisson', 'Transfer', 'value', 'parser', 'guarded', 'run', 'main', 'luggage',
-           'pack', 'unpack']
+           'Rectified', 'Diffusion', 'Poisson', 'Transfer', 'value', 'brief', 'parser', 'one_line', 'say', 'end_bars',
+           'orderly', 'guarded', 'hush', 'run', 'main', 'luggage', 'pack', 'unpack']
 
 # %% ../nbs/43_experiment.ipynb #71ff8b8f
-import argparse, copy, difflib, hashlib, json, math, os, sys, tarfile, tempfile, traceback, types
+import argparse, copy, difflib, hashlib, json, math, os, re, signal, sys, tarfile, tempfile, traceback, types, warnings
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from fastcore.basics import patch
 import torch
+from tqdm import tqdm
 
 from .data import DataPrior, load_data, show, walk_files
 from .flow import Rng, integrate, sample
@@ -27,7 +29,7 @@ from .rectified import RectifiedFlow
 from .reflow import family, straightness
 from .report import Results, environment, feature_network, table, write_json
 from .sde import VE, VP, SubVP
-from .train import accelerator, claim_folder, main_process, new_net, preset
+from .train import Budget, accelerator, claim_folder, main_process, new_net, preset
 from .transfer import PAIRINGS, FeatureFlow, Paired, cycle_error, transport_cost
 
 # %% ../nbs/43_experiment.ipynb #d0e8d1a7
@@ -80,7 +82,7 @@ COMMON = {  # parameters of every experiment: types, test, what is accepted, def
     "distill": (*TRUTH, True, "also distil each flow to one step"),
     "classes": (*TRUTH, False, "tell the network the class of each sample; samples and pairs are then of the classes in the shares of the data"),
     "preset": (str, None, "the name of a preset, or 'auto'", "auto", "network and recipe: points, digits, digits-dit, small, small-dit, small-64, cifar10; auto looks at the data"),
-    "budget": (optional(str), None, "such as '600 steps', '80000 images' or '20 minutes'", None, "of the first flow: '600 steps', '80000 images', '20 minutes'; None: the preset's"),
+    "budget": (optional(str), None, "such as '600 steps', '80000 images' or '20 minutes'", None, "of the first flow alone: '600 steps', '80000 images', '20 minutes'; None: the preset's"),
     "reflow_budget": (optional(str), None, "as budget", None, "of each further flow; None: the preset's"),
     "distill_budget": (optional(str), None, "as budget", None, "of each distillation; None: the preset's"),
     "batch": (optional(int), lambda v: v is None or v >= 1, "1 or more", None, "samples a step; None: the preset's"),
@@ -126,22 +128,45 @@ def plain(self:Experiment):
     return {k: f"{v:g}" if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(self.cfg).items()}
 
 @patch
-def __repr__(self:Experiment):
-    "System, data, network and recipes, a line each."
-    size = sum(p.numel() for p in new_net(self.plan, self.data.shape, extra=self.flow.extra, classes=self.data.classes*self.cfg.classes).parameters())
-    return "\n".join([f"{self.system}: {len(self.data):,} samples of shape {self.data.shape} from {self.data.name}; {size/1e6:.2f} M parameters; on {self.device}", *map(str, self.recipes), self.takes(size)])
+def size(self:Experiment, extra=0):
+    "How many weights a network of this experiment has."
+    return sum(p.numel() for p in new_net(self.plan, self.data.shape, extra=extra, classes=self.data.classes*self.cfg.classes).parameters())
 
 @patch
-def takes(self:Experiment,
-    size:int, # parameters of a network
-) -> str:
-    "What the run will take, before it begins: its trainings by their budgets, pairs, and disk."
-    c, pairs = self.cfg, self.cfg.pairs or self.plan.pairs
-    parts = [p for p in zip((1, c.rounds - 1, c.rounds*c.distill), ("first flow", "reflow", "student"), self.recipes, ("budget", "reflow_budget", "distill_budget")) if p[0]]
-    trainings, couplings = sum(n for n, *_ in parts), c.rounds - (not c.distill)
-    disk = trainings*9*4*size + couplings*pairs*8*math.prod(self.data.shape)      # two checkpoints of four copies of the weights, and the model; pairs in float32
-    each = ", ".join(f"{n} {what}{'s'*(n > 1)} of {r.budget} ({name})" for n, what, r, name in parts)
-    return f"it takes {each}; {couplings} times {pairs:,} pairs; at most {disk/1e6:,.0f} MB in '{self.out}'"
+def __repr__(self:Experiment):
+    "System, data, network and recipes, and what the run will take, a line each."
+    first = f"{self.system}: {len(self.data):,} samples of shape {self.data.shape} from {self.data.name}; {self.size(self.flow.extra)/1e6:.2f} M parameters; on {self.device}"
+    return "\n".join([first, *map(str, self.recipes), *self.takes()])
+
+# %% ../nbs/43_experiment.ipynb #c4962ca6
+@patch
+def trainings(self:Experiment) -> list: # (how many, what, budget, the parameter that sets it)
+    "The kinds of trainings of this run."
+    n, plans = self.cfg.rounds, [r.budget for r in self.recipes]
+    kinds = zip((1, n - 1, n*self.cfg.distill), (self.system, "reflow", "student"), plans, ("budget", "reflow_budget", "distill_budget"))
+    return [k for k in kinds if k[0]]
+
+@patch
+def disk(self:Experiment) -> tuple: # couplings, pairs of each, bytes of each, bytes of all that is written
+    "What the run will write."
+    couplings, pairs, (_, *more) = self.cfg.rounds - (not self.cfg.distill), self.cfg.pairs or self.plan.pairs, self.trainings()
+    weights = self.size(self.flow.extra) + self.size()*sum(n for n, *_ in more)
+    each = 2*4*pairs*math.prod(self.data.shape)
+    return couplings, pairs, each, couplings*each + 4*weights*(2*4 + 1)
+
+# %% ../nbs/43_experiment.ipynb #dd3a993f
+@patch
+def takes(self:Experiment) -> list: # of lines
+    "What the run will take: its trainings with their budgets, its pairs, its disk."
+    kinds, total, (couplings, pairs, each, disk) = self.trainings(), {}, self.disk()
+    for n, _, text, _ in kinds: total[b.unit] = total.get((b := Budget(text)).unit, 0) + n*b.amount
+    said = [f"{what if k == 0 else _count(n, what)} of {text}{' each'*(n > 1)} ({name})" for k, (n, what, text, name) in enumerate(kinds)]
+    lines = [f"{_count(sum(n for n, *_ in kinds), 'training')}: {', '.join(said)}; {' and '.join(f'{v:,.10g} {k}' for k, v in total.items())} in all, besides pairs and measurements"]
+    if couplings: lines.append(f"{_count(couplings, 'coupling')} of {pairs:,} pairs, {_bytes(each)}{' each'*(couplings > 1)}")
+    return [*lines, f"disk: up to {_bytes(disk)} in '{self.out}'"]
+
+def _count(n, what): return f"{n} {what}{'s'*(n != 1)}"
+def _bytes(n): return f"{n/1e6:,.3g} MB" if n < 1e9 else f"{n/1e9:,.3g} GB"
 
 # %% ../nbs/43_experiment.ipynb #dd40663c
 @patch
@@ -339,43 +364,86 @@ def trajectories(self:Experiment,
 def value(
     text:str, # a word of the command line
     kinds, # the parameter's type, or a tuple of them
-): # a value of one of these types if the word is one, else the word, for `Parameters` to refuse
+    accepted:str="", # what it takes, for the message
+): # a value of one of these types; ArgumentTypeError where the word is none
     "What a word means to a parameter of these types: `2024` is a number to `seed`, and a name to `out`."
     kinds, plain = _types(kinds), {"None": None, "True": True, "False": False}
     if text in plain and type(plain[text]) in kinds: return plain[text]
     for kind in {int, float}.intersection(kinds):
         try: return kind(text)
         except ValueError: pass
-    return text
+    if str in kinds: return text
+    raise argparse.ArgumentTypeError(f"{text!r} is no {' or '.join('None' if k is type(None) else k.__name__ for k in kinds)}; give {accepted}")
+
+def brief(p:argparse.ArgumentParser) -> argparse.ArgumentParser:
+    "A parser that takes `--debug`, too, and says in one line what it cannot read, with status 2."
+    p.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of what goes wrong")
+    p.error = lambda said: p.exit(2, f"{p.prog}: {one_line(said)}; `{p.prog} --help` explains\n")
+    return p
 
 def parser() -> argparse.ArgumentParser:
     "The command line of `python -m odeflow.train`: an experiment, then its parameters."
-    p = argparse.ArgumentParser(prog="python -m odeflow.train", description="Train and measure a system, its reflows and their students. With --debug an error shows its traceback.")
+    p = brief(argparse.ArgumentParser(prog="python -m odeflow.train", description="Train and measure a system, its reflows and their students."))
     names = p.add_subparsers(dest="experiment", required=True, metavar="{" + ",".join(EXPERIMENTS) + "}")
     for name, cls in EXPERIMENTS.items():
-        sub = names.add_parser(name, help=cls.__doc__, description=cls.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        for k, (kinds, *_, default, help) in cls.options.items(): sub.add_argument(f"--{k}", type=partial(value, kinds=kinds), default=default, help=help, metavar="VALUE")
+        sub = brief(names.add_parser(name, help=cls.__doc__, description=cls.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter))
+        for k, (kinds, _, accepted, default, help) in cls.options.items():
+            sub.add_argument(f"--{k}", type=partial(value, kinds=kinds, accepted=accepted), default=default, help=help, metavar="VALUE")
     return p
 
 # %% ../nbs/43_experiment.ipynb #4aad163d
-EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, tarfile.TarError)  # what wrong input and a hard world lead to
+EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, MemoryError, tarfile.TarError)  # wrong input, and a hard world
 
+def one_line(e) -> str:
+    "What an exception or a warning says, in one line, without the system's number of an error."
+    said = re.sub(r"\[Errno -?\d+\] ", "", " ".join(str(e).split()))
+    return said or ("memory: there is not enough" if isinstance(e, MemoryError) else type(e).__name__)
+
+def say(text):
+    "Lines on standard error, below the progress bars, which end here."
+    end_bars()
+    print(text, file=sys.stderr, flush=True)
+
+def end_bars():
+    for bar in [*getattr(tqdm, "_instances", ())]: bar.close()
+
+@contextmanager
+def orderly(
+    prog:str, # the program's name, for messages
+):
+    "SIGTERM as an exception, and warnings in one line each."
+    def stop(number, frame): raise SystemExit(128 + number)
+    try: old = signal.signal(signal.SIGTERM, stop)
+    except ValueError: old = None                                 # not in the main thread: signals are not ours to take
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: tqdm.write(f"{prog}: warning: {one_line(message)}", file=sys.stderr)
+        try: yield
+        finally:
+            if old is not None: signal.signal(signal.SIGTERM, old)
+
+# %% ../nbs/43_experiment.ipynb #71c5d494
 def guarded(
     work, # a function without arguments
     prog:str, # the program's name, for messages
     debug:bool=False, # show tracebacks
-) -> int: # exit status: 0, 1 for an expected failure, 70 for a bug, 130 for Ctrl-C
+) -> int: # exit status
     "The work of a command; what goes wrong is one line on standard error."
-    try: work(); return 0
-    except KeyboardInterrupt: return 130
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); return 0         # whoever was reading has enough
-    except Exception as e:
-        if debug: traceback.print_exc()
-        said, known = " ".join(str(e).split()) or type(e).__name__, isinstance(e, EXPECTED)
-        print(f"{prog}: {said}" if known else f"{prog}: this is a fault of the program, {type(e).__name__}: {said}; --debug shows where", file=sys.stderr)
+    try:
+        with orderly(prog): work(); sys.stdout.flush()
+        return 0
+    except (KeyboardInterrupt, Exception) as e:
+        if debug: say(traceback.format_exc().rstrip())
+        if isinstance(e, KeyboardInterrupt): end_bars(); return 130
+        if isinstance(e, BrokenPipeError): hush(); return 141
+        known, what = isinstance(e, EXPECTED), one_line(e)
+        say(f"{prog}: {what}" if known else f"{prog}: this is a fault of the program, {type(e).__name__}: {what}; --debug shows where")
         return 1 if known else 70
 
-# %% ../nbs/43_experiment.ipynb #47a8e40a
+def hush():
+    "Nobody reads standard output any more: what is left for it goes nowhere."
+    with suppress(OSError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+# %% ../nbs/43_experiment.ipynb #7e5f1afe
 def run(
     name:str, # a name in `EXPERIMENTS`
     **given, # its parameters; what is not given is the default
@@ -392,40 +460,43 @@ def main(
     args:list=None, # words; None takes those of the command line
 ) -> int: # exit status
     "`python -m odeflow.train`: run an experiment and print its table."
-    words = sys.argv[1:] if args is None else args
-    given = vars(parser().parse_args([w for w in words if w != "--debug"]))
+    given = vars(parser().parse_args(args))
+    name, debug = given.pop("experiment"), given.pop("debug", False)
     def work():
-        e = run(given.pop("experiment"), **given)
+        e = run(name, **given)
         if main_process(): print(table(e.rows).markdown())
-    return guarded(work, "odeflow.train", "--debug" in words)
+    return guarded(work, "odeflow.train", debug)
 
-# %% ../nbs/43_experiment.ipynb #063e1282
+# %% ../nbs/43_experiment.ipynb #56718d7e
 def luggage(
     folder:Path, # what is packed
 ) -> list: # of paths
-    "The files of a folder that matter: no temporary ones, and of each run's checkpoints the newest."
+    "The files of a folder that matter: no hidden ones, and of each run's checkpoints the newest; a link is what it leads to."
     files = walk_files(folder)
-    gone = [p for p in files if not p.exists()]
-    if gone: raise FileNotFoundError(f"folder: '{gone[0]}' is a link to a file that is not there; repair or remove it")
+    lost = [p for p in files if not p.exists()]
+    if lost: raise FileNotFoundError(f"folder: '{lost[0]}' is a link that leads nowhere; mend or remove it")
     newest = {p.parent: p for p in files if p.match("state/step-*.safetensors")}
     return [p for p in files if newest.get(p.parent, p) == p]
 
-# %% ../nbs/43_experiment.ipynb #5162e84f
+# %% ../nbs/43_experiment.ipynb #e0f378cd
 def pack(
     folder, # what is to travel
-    to, # the folder for the parts, created when missing
+    to, # the folder for the parts, created when missing; not one in `folder`
     limit:float=16, # megabytes a part
 ) -> list: # paths: the parts, then the list of their sums
     "Put a folder into files of at most `limit` MB."
-    folder, to, size = Path(folder), Path(to), int(limit*1e6)
-    if size < 1: raise ValueError(f"limit: {limit} MB is too small for a part; give 0.000001 or more")
+    folder, to = Path(folder), Path(to)
+    if not 1e-6 <= limit < 1e12: raise ValueError(f"limit: {limit} MB given for a part; give 0.000001 or more, such as 16")
     if not folder.is_dir(): raise FileNotFoundError(f"folder: there is no folder '{folder}'; give one that holds a run or data")
+    if folder.resolve() in (to.resolve(), *to.resolve().parents): raise ValueError(f"to: '{to}' lies in what is packed; give a folder outside '{folder}'")
+    files = luggage(folder)
+    if not files: raise ValueError(f"folder: '{folder}' holds no files to pack; give one that holds a run or data")
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile() as f:
-        with tarfile.open(fileobj=f, mode="w", dereference=True) as tar:          # of links, what they lead to
-            for p in luggage(folder): tar.add(p, p.relative_to(folder).as_posix())
+        with tarfile.open(fileobj=f, mode="w", dereference=True) as tar:                     # hard links, too, are what they lead to
+            for p in files: tar.add(p, p.relative_to(folder).as_posix())
         f.seek(0)
-        return _parts(f, to, size)
+        return _parts(f, to, min(int(limit*1e6), os.fstat(f.fileno()).st_size))
 
 def _parts(f, to, size):
     "Cut an open file; the list of sums is written last."
@@ -437,27 +508,43 @@ def _parts(f, to, size):
     write_atomic(to/"parts.json", json.dumps(sums).encode())
     return [*paths, to/"parts.json"]
 
-# %% ../nbs/43_experiment.ipynb #56718d7e
+# %% ../nbs/43_experiment.ipynb #ed732255
 def unpack(
     parts, # the folder that `pack` wrote
     folder, # where its contents go; must not exist
 ) -> Path: # that folder
     "The folder that was packed, checked part by part, whole or not at all."
     parts, folder = Path(parts), Path(folder)
-    if folder.exists() and any(folder.iterdir()): raise FileExistsError(f"folder: '{folder}' is not empty; give one that does not exist")
-    if not (parts/"parts.json").exists(): raise FileNotFoundError(f"parts: '{parts}' holds no parts.json; give a folder that pack wrote")
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())): raise FileExistsError(f"folder: '{folder}' is there and is not empty; give one that does not exist")
+    sums = _sums(parts/"parts.json")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile() as f, tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as tmp:
-        try: sums = [str(s) for s in json.loads((parts/"parts.json").read_text())]
-        except ValueError: raise ValueError(f"parts: '{parts/'parts.json'}' is damaged; bring it again") from None
         for k, want in enumerate(sums):
-            blob = p.read_bytes() if (p := parts/f"part-{k:04d}").exists() else b""
+            blob = p.read_bytes() if (p := parts/f"part-{k:04d}").is_file() else b""
             if hashlib.sha256(blob).hexdigest() != want: raise ValueError(f"parts: '{p}' is {'damaged' if blob else 'missing'}; bring it again")
             f.write(blob)
         f.seek(0)
-        try:
-            with tarfile.open(fileobj=f) as tar: tar.extractall(f"{tmp}/out", filter="data")
-        except tarfile.TarError as e: raise ValueError(f"parts: '{parts}' cannot be unpacked ({e}); pack the folder again") from None
+        _extract(f, f"{tmp}/out", parts)
         if folder.exists(): folder.rmdir()
         os.rename(f"{tmp}/out", folder)
     return folder
+
+# %% ../nbs/43_experiment.ipynb #91da288f
+def _sums(path):
+    "The sums that `pack` wrote, a part each."
+    if not path.is_file(): raise FileNotFoundError(f"parts: '{path.parent}' holds no parts.json; give a folder that pack wrote")
+    try: sums = json.loads(path.read_text())
+    except ValueError: sums = None
+    if not isinstance(sums, list) or not sums or not all(isinstance(s, str) for s in sums): raise ValueError(f"parts: '{path}' is damaged; bring it again")
+    return sums
+
+def _extract(f, to, parts):
+    "What `pack` puts into an archive, and nothing else: files, by names that stay inside."
+    bad = lambda why: ValueError(f"parts: the archive in '{parts}' {why}; give parts that pack wrote")
+    try:
+        with tarfile.open(fileobj=f) as tar:
+            for m in tar.getmembers():
+                if not m.isfile(): raise bad(f"holds '{m.name}', which is no file")
+                if m.name.startswith("/") or ".." in m.name.split("/"): raise bad(f"holds '{m.name}', a path that leads out of it")
+            tar.extractall(to, filter="data")
+    except (tarfile.TarError, EOFError) as e: raise bad(f"cannot be read ({e})") from None
