@@ -30,11 +30,12 @@ def to_float(u:Tensor) -> Tensor: # float32 in [-1, 1]
     if u.dtype != torch.uint8: raise ValueError(f"u: numbers of type {u.dtype} given; give bytes, uint8")
     return u.float()/127.5 - 1
 
-def to_uint8(x:Tensor) -> Tensor: # uint8
+def to_uint8(x:Tensor, name:str="x") -> Tensor: # uint8
     "Numbers in $[-1, 1]$ as bytes, those outside clamped, rounded to the nearest; bytes as they are."
     if x.dtype == torch.uint8: return x
-    if not x.is_floating_point(): raise ValueError(f"x: pictures of type {x.dtype} given; give uint8, or floats in [-1, 1]")
-    if x.isnan().any(): raise ValueError(f"x: {int(x.isnan().sum())} of {x.numel()} numbers are not a number; drop or repair them")
+    if not x.is_floating_point(): raise ValueError(f"{name}: pictures of type {x.dtype}; give uint8, or floats in [-1, 1]")
+    lost = int(x.isnan().sum())
+    if lost: raise ValueError(f"{name}: {lost} of {x.numel()} numbers are not a number; drop or repair them")
     return ((x.float().clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
 
 # %% ../nbs/01_data.ipynb #8ac13317
@@ -44,13 +45,14 @@ def as_bytes(
 ) -> Tensor: # uint8 (n, C, H, W)
     "Pictures as bytes by `to_uint8`; floats may overshoot [-1, 1], but not be on another scale."
     x = torch.as_tensor(x).detach()
-    if x.ndim != 4 or x.shape[1] not in (1, 3): raise ValueError(f"{name}: an array of shape {tuple(x.shape)}; give pictures, (n, 1 or 3, H, W)")
-    if x.dtype == torch.uint8: return x
-    if not x.is_floating_point(): raise ValueError(f"{name}: pictures of type {x.dtype}; give uint8, or floats in [-1, 1]")
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f"{name}: an array of shape {tuple(x.shape)}; give pictures, (n, 1 or 3, H, W)")
+    if not x.is_floating_point(): return to_uint8(x, name)
     lost = int((~x.isfinite()).flatten(1).any(1).sum())
     if lost: raise ValueError(f"{name}: {lost} of {len(x)} pictures are not finite; drop or repair them")
     if (x.abs() > 8).any():
-        raise ValueError(f"{name}: numbers from {x.min():.4g} to {x.max():.4g}; give floats in [-1, 1], or bytes, 0 to 255 as uint8")
+        raise ValueError(f"{name}: numbers from {x.min():.4g} to {x.max():.4g}; "
+                         "give floats in [-1, 1], or bytes, 0 to 255 as uint8")
     return to_uint8(x)
 
 # %% ../nbs/01_data.ipynb #1056e6fc
@@ -70,20 +72,22 @@ def _few(names, most=12): return ", ".join(names[:most]) + ", …"*(len(names) >
 def class_names(y, names=None, name="data") -> tuple:
     "A name for each class: those given, or the labels themselves, which must then leave none out."
     if y is None:
-        if names: raise ValueError(f"names: {_few(names)} given for {name}, which has no labels; give labels too, or no names")
-        return ()
+        if not names: return ()
+        raise ValueError(f"names: {_few(names)} given for {name}, which has no labels; give labels too, or no names")
     if y.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
         raise ValueError(f"y: labels of type {y.dtype} given for {name}; give whole numbers")
     found = y.unique().tolist()
     if names is None and found != [*range(len(found))]:
-        raise ValueError(f"y: {len(found)} different labels from {found[0]} to {found[-1]} given for {name}; without names, "
-                         "labels are 0, 1, 2, … with none left out: let named_labels make them, or give the names of all classes")
+        raise ValueError(f"y: {len(found)} different labels from {found[0]} to {found[-1]} given for {name}; "
+                         "without names, labels are 0, 1, 2, … with none left out: "
+                         "let named_labels make them, or give the names of all classes")
     names = found if names is None else names
     out = () if isinstance(names, str) else tuple(map(str, names))
     if not all(out) or len({*out}) < len(out) or not out:
         raise ValueError(f"names: {names!r} given for {name}; give a list of different strings, one a class")
     if found[0] < 0 or found[-1] >= len(out):
-        raise ValueError(f"names: {len(out)} given for {name}, whose labels run from {found[0]} to {found[-1]}; names[k] is the name of label k")
+        raise ValueError(f"names: {len(out)} given for {name}, whose labels run from {found[0]} to {found[-1]}; "
+                         "names[k] is the name of label k")
     return out
 
 # %% ../nbs/01_data.ipynb #d385a766
@@ -97,19 +101,23 @@ class Data:
         names:tuple=None, # of the classes; None are their numbers
     ):
         if (x.ndim, x.dtype) not in ((4, torch.uint8), (2, torch.float32)) or not len(x):
-            raise ValueError(f"x: {x.dtype} of shape {tuple(x.shape)} given for {name}; a data set is a tensor, uint8 (n, C, H, W) or float32 (n, d), with n at least 1")
+            raise ValueError(f"x: {x.dtype} of shape {tuple(x.shape)} given for {name}; "
+                             "a data set is a tensor, uint8 (n, C, H, W) or float32 (n, d), with n at least 1")
+        if not x.isfinite().all(): raise ValueError(f"x: some numbers of {name} are not finite; drop or repair them")
         if y is not None and y.shape != x.shape[:1]: raise ValueError(f"y: labels of shape {tuple(y.shape)} given for the {len(x)} samples of {name}; give one a sample")
         if flip and x.ndim == 2: raise ValueError(f"flip: {flip} given, but {name} holds points; only pictures can be mirrored")
         self.x, self.y, self.name, self.flip = x, y, name, flip
         self.shape, self.names = tuple(x.shape[1:]), class_names(y, names, name)
         self.classes = len(self.names)
-        self.shares = tuple(k/len(x) for k in torch.bincount(y.cpu().long(), minlength=self.classes).tolist()) if self.names else ()
+        count = torch.bincount(y.cpu().long(), minlength=self.classes).tolist() if self.names else ()
+        self.shares = tuple(k/len(x) for k in count)
 
     def __len__(self): return len(self.x)
 
     def to(self, device):
         "The same set on another device."
-        return Data(self.x.to(device), None if self.y is None else self.y.to(device), self.name, self.flip, self.names or None)
+        y = None if self.y is None else self.y.to(device)
+        return Data(self.x.to(device), y, self.name, self.flip, self.names or None)
 
 # %% ../nbs/01_data.ipynb #1f892511
 @patch
@@ -134,13 +142,15 @@ def only(self:Data,
     "The samples of one class."
     k = self.names.index(label) if label in self.names else int(label) if str(label).isdecimal() else -1
     if not any(self.shares[k:k + 1]):
-        raise ValueError(f"label: {label} does not occur in {self.name}, which has {self.classes} classes ({_few(self.names) or 'no labels'})")
+        raise ValueError(f"label: {label} does not occur in {self.name}, "
+                         f"which has {self.classes} classes ({_few(self.names) or 'no labels'})")
     return Data(self.x[self.y == k], None, f"{self.name}/{label}", self.flip)
 
 @patch
 def part(self:Data, rows, name:str):
     "Some of the samples: a slice, a mask or indices."
-    return Data(self.x[rows], None if self.y is None else self.y[rows], f"{self.name}-{name}", self.flip, self.names or None)
+    y = None if self.y is None else self.y[rows]
+    return Data(self.x[rows], y, f"{self.name}-{name}", self.flip, self.names or None)
 
 @patch
 def digest(self:Data) -> str: # 16 hexadecimal digits
@@ -209,11 +219,13 @@ def torchvision_set(name) -> Data:
     except Exception as e:
         raise FileNotFoundError(f"dataset: for {name!r} there is neither {name}_train.npz nor torchvision's copy in '{cache}', and the download failed ({type(e).__name__}); "
                                 "put one there, or choose 'digits'") from None
-    x, names = torch.as_tensor(d.data), [k.partition(" - ")[0] for k in d.classes]                # "3 - three" is 3
-    return Data(x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous(), torch.as_tensor(d.targets), name, names=names)
+    x, names = torch.as_tensor(d.data), [k.partition(" - ")[0] for k in d.classes] # "3 - three" is 3
+    x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
+    return Data(x, torch.as_tensor(d.targets), name, names=names)
 
 # %% ../nbs/01_data.ipynb #4e44d5eb
-def _no_access(path, what="dataset"): return PermissionError(f"{what}: this user may not read '{path}'; change its permissions, or choose another")
+def _no_access(path, what="dataset"):
+    return PermissionError(f"{what}: this user may not read '{path}'; change its permissions, or choose another")
 
 # %% ../nbs/01_data.ipynb #22a51877
 def _archived(path, bad) -> tuple: # images, labels, names
@@ -235,15 +247,18 @@ def _archived(path, bad) -> tuple: # images, labels, names
 # %% ../nbs/01_data.ipynb #18c10925
 def npz(path, name=None) -> Data:
     "The pictures of an `.npz` archive: uint8, n x H x W x C, labels and their names optional."
-    bad = lambda why: ValueError(f"dataset: '{path}' {why}; an .npz needs `images`, uint8, n x H x W x C, and may have `labels` and `names` of its classes")
+    bad = lambda why: ValueError(f"dataset: '{path}' {why}; an .npz needs `images`, uint8, n x H x W x C, "
+                                 "and may have `labels` and `names` of its classes")
     x, y, names = _archived(path, bad)
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x): raise bad(f"has images of type {x.dtype} and shape {x.shape}")
-    if y is not None and (y.shape != x.shape[:1] or y.dtype.kind not in "iu"): raise bad(f"has labels of type {y.dtype} and shape {y.shape} for {len(x)} images")
+    if y is not None and (y.shape != x.shape[:1] or y.dtype.kind not in "iu"):
+        raise bad(f"has labels of type {y.dtype} and shape {y.shape} for {len(x)} images")
     if names is not None and (names.dtype.kind != "U" or names.ndim != 1 or len(np.unique(y)) < len(names) == len(x)):
         raise bad(f"has names of type {names.dtype} and shape {names.shape} for the classes of {len(x)} images")
     if names is not None: y = torch.from_numpy(y.astype(np.int64))
     elif y is not None: y, names = named_labels(y)
-    return Data(torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))), y, name or Path(path).stem, names=names)
+    x = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    return Data(x, y, name or Path(path).stem, names=names)
 
 # %% ../nbs/01_data.ipynb #e8dec4b1
 def _inside(top, what):
@@ -253,7 +268,8 @@ def _inside(top, what):
         return [(p, os.stat(p)) for p in paths]
     except PermissionError as e: raise _no_access(e.filename, what) from None
     except OSError as e:
-        why = "is a link that leads nowhere; mend or remove it" if os.path.islink(e.filename) else f"cannot be read ({e.strerror})"
+        link = os.path.islink(e.filename)
+        why = "is a link that leads nowhere; mend or remove it" if link else f"cannot be read ({e.strerror})"
         raise FileNotFoundError(f"{what}: '{e.filename}' {why}") from None
 
 def walk_files(
@@ -273,8 +289,8 @@ def walk_files(
 # %% ../nbs/01_data.ipynb #2222758d
 RASTER = {".png": "PNG", ".bmp": "BMP", ".gif": "GIF", ".tga": "TGA", **dict.fromkeys((".jpg", ".jpeg"), "JPEG"),
           **dict.fromkeys((".tif", ".tiff"), "TIFF"), **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM")}
-RASTER |= {end: kind for end, kind, part in ((".webp", "WEBP", "webp"), (".avif", "AVIF", "avif"), (".jp2", "JPEG2000", "jpg_2000"))
-           if part in (*features.modules, *features.codecs) and features.check(part)} # where this Pillow has them
+_MAYBE = ((".webp", "WEBP", "webp"), (".avif", "AVIF", "avif"), (".jp2", "JPEG2000", "jpg_2000")) # not in every Pillow
+RASTER.update((end, k) for end, k, part in _MAYBE if part in (*features.modules, *features.codecs) and features.check(part))
 
 def _open(path):
     "A picture under Pillow, of a format of the list; TGA has no mark of its own, so there the ending must say it."
@@ -288,9 +304,9 @@ def open_picture(path):
     try:
         with _open(path) as im: yield im
     except PermissionError: raise _no_access(path) from None
-    except Image.DecompressionBombError as e:
-        size = int(re.search(r"(\d+) pixels", str(e))[1])
-        raise ValueError(f"dataset: '{path}' has {size/1e6:.0f} megapixels, more than the {2*Image.MAX_IMAGE_PIXELS/1e6:.0f} that are read; scale it down") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        size, limit = (int(k)/1e6 for k in re.findall(r"\d+", str(e))[:2])
+        raise ValueError(f"dataset: '{path}' has {size:.4g} megapixels, more than the {limit:.4g} that are read; scale it down") from None
     except Exception as e: raise ValueError(f"dataset: '{path}' cannot be read as a picture ({type(e).__name__}); repair or remove it") from None
 
 def is_picture(path) -> bool:
@@ -299,7 +315,7 @@ def is_picture(path) -> bool:
     try:
         with _open(path): return True
     except UnidentifiedImageError: return False
-    except (OSError, Image.DecompressionBombError): return True                        # said when it is read
+    except Exception: return True # what is wrong with it is said when it is read
 
 def picture_files(folder) -> list:
     "The pictures in a folder and below it, in order."
@@ -319,17 +335,20 @@ def eight_bits(im, path):
     top, slack, kind = (1, .1, "floats") if u.dtype.kind == "f" else (65535, 0, f"{8*u.itemsize}-bit numbers")
     low, high = u.min(), u.max()
     if not -slack <= low <= high <= top + slack:
-        raise ValueError(f"dataset: '{path}' holds {kind} from {low:.4g} to {high:.4g}, outside of 0 to {top}; scale it, or convert it to 8 bits")
+        raise ValueError(f"dataset: '{path}' holds {kind} from {low:.6g} to {high:.6g}, outside of 0 to {top}; "
+                         "scale it, or convert it to 8 bits")
     if top > 1 <= high <= 255:
-        raise ValueError(f"dataset: '{path}' holds {kind} of at most {high}, which are 8-bit numbers in a wider type; convert it to 8 bits")
+        raise ValueError(f"dataset: '{path}' holds {kind} of at most {high}, which are 8-bit numbers in a wider type; "
+                         "convert it to 8 bits")
     return Image.fromarray(np.rint(u.astype(np.float64)*(255/top)).clip(0, 255).astype(np.uint8))
 
 # %% ../nbs/01_data.ipynb #2ecccdc3
 def _disguised(im):
-    "What is wrong with a picture whose numbers Pillow has cut to 8 bits, if anything is; from its header before it is read."
-    wide, signed = re.search(";16|65535", str(im.tile)), 2 in np.atleast_1d(getattr(im, "tag_v2", {}).get(339, 1))
-    if im.mode in ("1", "L", "LA", "RGB", "RGBA") and signed: return "holds signed 8-bit numbers; convert it to unsigned ones"
-    if im.mode in ("RGB", "RGBA") and wide and not np.asarray(im)[..., :3].any():
+    "What is wrong with a picture that Pillow cuts to 8 bits, if anything is; asked before it is read."
+    wide = re.search(";16|65535", str([t[3] for t in im.tile]))
+    signed = 2 in np.atleast_1d(getattr(im, "tag_v2", {}).get(339, 1))
+    if signed and im.mode in ("L", "LA", "RGB", "RGBA"): return "holds signed 8-bit numbers; convert it to unsigned ones"
+    if wide and im.mode in ("RGB", "RGBA") and np.asarray(im)[..., :3].max() <= (im.format == "PPM"):
         return "holds 16-bit colours of at most 255, which are 8-bit numbers in a wider type; convert it to 8 bits"
 
 # %% ../nbs/01_data.ipynb #ba4ff931
@@ -410,7 +429,7 @@ NAMED = {"digits": digits, "digits-train": lambda: digits().part(slice(1200), "t
          "mnist": lambda: torchvision_set("mnist"), "cifar10": lambda: torchvision_set("cifar10")}
 
 def load_data(
-    source, # `digits` (or its 1,200 of `digits-train`, 597 of `digits-test`), `mnist`, `cifar10`, a class of these such as `digits/3` or `cifar10/airplane`, a toy of `TOYS`, a folder of pictures, or an .npz
+    source, # `digits` (or its 1,200 of `digits-train`, 597 of `digits-test`), `mnist`, `cifar10`, a class of these such as `digits/3`, a toy of `TOYS`, a folder of pictures, or an .npz
     *,
     resize:int=None, # crop pictures to their middle square and scale it to this many pixels a side
     flip:bool=False, # mirror pictures at random in training
@@ -421,10 +440,11 @@ def load_data(
     if n is not None and (n < 1 or source not in TOYS): raise ValueError(f"n: {n} given for '{source}'; give 1 or more, and only for a toy ({', '.join(TOYS)})")
     if resize is not None and (resize < 1 or source in TOYS): raise ValueError(f"resize: {resize} given for '{source}'; give 1 or more pixels, and only for pictures")
     path, (name, _, label) = Path(source), str(source).partition("/")
-    if name in NAMED and label and (label.isdecimal() or not path.exists()): return load_data(name, resize=resize, flip=flip).only(label)
+    if name in NAMED and label and (label.isdecimal() or not path.exists()):
+        return load_data(name, resize=resize, flip=flip).only(label)
     if source in TOYS: data = Data(TOYS[source](n or 10_000, Rng(seed)), None, source)
     elif source in NAMED: data = NAMED[source]()
-    elif path.suffix == ".npz" and path.is_file(): data = npz(path)
+    elif path.suffix.lower() == ".npz" and path.is_file(): data = npz(path)
     elif path.is_dir(): data = folder(path, resize)
     else: raise FileNotFoundError(f"dataset: '{source}' is not one of {', '.join([*NAMED, *TOYS])}, nor a folder of pictures or an .npz file")
     if resize and data.shape[1:] != (resize, resize): data = resized(data, resize)
@@ -454,7 +474,7 @@ def grid(
     rows:int=None, # None makes the grid about square
     pad:int=1, # pixels between pictures
 ) -> np.ndarray: # uint8 (H', W') or (H', W', 3)
-    "Pictures side by side, filled row by row; grey is what lies between them, where none is left, and what is not a number."
+    "Pictures side by side, filled row by row; grey lies between them, where none is left, and where numbers are lost."
     if x.ndim != 4 or x.shape[1] not in (1, 3): raise ValueError(f"x: shape {tuple(x.shape)} given; a grid is made of pictures, (n, 1 or 3, H, W)")
     n, C, H, W = x.shape
     rows = rows or max(1, round(n**.5))
@@ -506,8 +526,9 @@ def picture_format(
 ) -> str: # Pillow's name of it
     "The format that a name's ending asks for."
     end = Path(path).suffix.lower()
-    if end not in RASTER: raise ValueError(f"{what}: '{path}' has {f'the ending {end}' if end else 'no ending'}; a picture's is one of {', '.join(RASTER)}")
-    return RASTER[end]
+    if end in RASTER: return RASTER[end]
+    has = f"the ending {end}" if end else "no ending"
+    raise ValueError(f"{what}: '{path}' has {has}; a picture's is one of {', '.join(RASTER)}")
 
 def save_grid(x:Tensor, path, rows:int=None):
     "Write pictures as a grid in the format of the path's ending, whole or not at all, enlarged when they are small."
