@@ -114,12 +114,13 @@ class Data:
 
     def __len__(self): return len(self.x)
 
-    def to(self, device):
-        "The same set on another device."
-        y = None if self.y is None else self.y.to(device)
-        return Data(self.x.to(device), y, self.name, self.flip, self.names or None)
-
 # %% ../nbs/01_data.ipynb #1f892511
+@patch
+def to(self:Data, device):
+    "The same set on another device."
+    y = None if self.y is None else self.y.to(device)
+    return Data(self.x.to(device), y, self.name, self.flip, self.names or None)
+
 @patch
 def batch(self:Data, index:Tensor, rng:Rng=None) -> dict: # x1 as floats, and y where there are labels
     "The samples at these indices."
@@ -420,8 +421,10 @@ def folder(path, resize=None) -> Data:
 def resized(data:Data, size:int) -> Data:
     "Pictures cropped to the square in their middle and scaled, as those of a folder are."
     x = room((len(data), data.shape[0], size, size))
-    for i, u in enumerate(data.x):
-        x[i] = [np.asarray(fit_square(Image.fromarray(band), size)) for band in u.cpu().numpy()]
+    for i, u in enumerate(data.x.cpu()):
+        bands = (u.permute(1, 2, 0),) if len(u) == 3 else u # Pillow takes a second or fourth band for transparency
+        fit = [np.asarray(fit_square(Image.fromarray(v.numpy()), size)).reshape(size, size, -1) for v in bands]
+        x[i] = np.concatenate(fit, 2).transpose(2, 0, 1)
     return Data(torch.from_numpy(x), data.y, data.name, data.flip, data.names or None)
 
 # %% ../nbs/01_data.ipynb #4f6d521f
