@@ -307,7 +307,8 @@ def open_picture(path):
     except PermissionError: raise _no_access(path) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         size, limit = (int(k)/1e6 for k in re.findall(r"\d+", str(e))[:2])
-        raise ValueError(f"dataset: '{path}' has {size:.4g} megapixels, more than the {limit:.4g} that are read; scale it down") from None
+        raise ValueError(f"dataset: '{path}' has {size:.4g} megapixels, more than the {limit:.4g} that are read; "
+                         "scale it down") from None
     except Exception as e: raise ValueError(f"dataset: '{path}' cannot be read as a picture ({type(e).__name__}); repair or remove it") from None
 
 def is_picture(path) -> bool:
@@ -333,7 +334,7 @@ def is_grey(path) -> bool:
 def eight_bits(im, path):
     "A picture of wider numbers, by what they mean, in 8 bits."
     u = np.asarray(im)
-    top, slack, kind = (1, .1, "floats") if u.dtype.kind == "f" else (65535, 0, f"{8*u.itemsize}-bit numbers")
+    top, slack, kind = (1, .1, "floats") if u.dtype.kind == "f" else (65535, 0, "whole numbers")
     low, high = u.min(), u.max()
     if not -slack <= low <= high <= top + slack:
         raise ValueError(f"dataset: '{path}' holds {kind} from {low:.6g} to {high:.6g}, outside of 0 to {top}; "
