@@ -34,7 +34,8 @@ def command(f):
 def usage() -> str:
     "The commands, a line each."
     lines = [f"  {name:10} {f.__doc__.splitlines()[0]}" for name, f in COMMANDS.items()]
-    return "\n".join(["usage: odeflow COMMAND ...", "", *lines, "", "`odeflow COMMAND --help` explains one, and with `--debug` what goes wrong shows its traceback; `odeflow --version` is the version."])
+    more = ["`odeflow COMMAND --help` explains one, and with `--debug` what goes wrong shows its traceback;", "`odeflow --version` is the version."]
+    return "\n".join(["usage: odeflow COMMAND ...", "", *lines, "", *more])
 
 # %% ../nbs/44_cli.ipynb #3dfdec7a
 def parser(
@@ -50,15 +51,19 @@ def main(
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"): print(usage()); return 0
     if name == "--version": print(version("odeflow")); return 0
-    if name not in COMMANDS: print(f"odeflow: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr); return 2
+    if name not in COMMANDS:
+        print(f"odeflow: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
     given = vars(parser(name).parse_args(rest))
     options = {k: given[k] for k in inspect.signature(COMMANDS[name]).parameters}
     return guarded(lambda: COMMANDS[name](**check_numbers(options)), f"odeflow {name}", given.get("debug", False))
 
+# %% ../nbs/44_cli.ipynb #dda91381
 def check_numbers(options:dict) -> dict:
     "The options, when all numbers among them are finite and fit into 64 bits."
     for k, v in options.items():
-        if isinstance(v, (int, float)) and not abs(v) < 2**63: raise ValueError(f"{k}: {v} is not accepted; give a finite number, below 2**63")
+        if isinstance(v, (int, float)) and not abs(v) < 2**63:
+            raise ValueError(f"{k}: {v} is not accepted; give a finite number, below 2**63")
     return options
 
 # %% ../nbs/44_cli.ipynb #40d6671d
@@ -70,21 +75,28 @@ def check_file(
     "One sentence before the work is done, when a file could not be written."
     path = Path(path)
     if path.is_dir(): raise IsADirectoryError(f"{name}: '{path}' is a folder; give the name of a file")
-    if ends and path.suffix.lower() not in ends: raise ValueError(f"{name}: '{path}' would hold arrays; give a name that ends in {' or '.join(ends)}")
-    if not path.absolute().parent.is_dir(): raise FileNotFoundError(f"{name}: there is no folder '{path.parent}'; give a path in one that exists")
-    if not os.access(path.parent, os.W_OK): raise PermissionError(f"{name}: this user may not write in '{path.parent}'; give another folder")
+    if ends and path.suffix.lower() not in ends:
+        raise ValueError(f"{name}: '{path}' would hold arrays; give a name that ends in {' or '.join(ends)}")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{name}: there is no folder '{path.parent}'; give a path in one that exists")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{name}: this user may not write in '{path.parent}'; give another folder")
 
+# %% ../nbs/44_cli.ipynb #12cff2e4
 def check_device(device):
     "One sentence where a device is not there."
     try: float(torch.zeros(1, device=device))
-    except (RuntimeError, AssertionError): raise ValueError(f"device: {device!r} is not available here; give 'cpu'{', or cuda' * torch.cuda.is_available()}") from None
+    except (RuntimeError, AssertionError):
+        there = "'cpu' or 'cuda'" if torch.cuda.is_available() else "'cpu'"
+        raise ValueError(f"device: {device!r} is not available here; give {there}") from None
 
 def load_model(source, device) -> Pipeline:
     "A trained model; one sentence where the device is not there, or where its config.json says nothing that makes one."
     check_device(device)
     try: return Pipeline.from_pretrained(source, device)
     except (LookupError, AttributeError, TypeError) as e:
-        raise ValueError(f"model: the config.json of '{source}' is damaged ({type(e).__name__}: {e}); give the folder of a run") from e
+        said = f"{type(e).__name__}: {e}"
+        raise ValueError(f"model: the config.json of '{source}' is damaged ({said}); give the folder of a run") from e
 
 # %% ../nbs/44_cli.ipynb #5a456222
 @command
@@ -104,11 +116,13 @@ def sample(
     if not archive: picture_format(out, "out")
     check_file("out", out)
     pipe = load_model(model, device)
-    if len(pipe.shape) != 3 and not archive: raise ValueError(f"out: '{out}' is a picture, but the samples are points; give a name that ends in .npz")
+    if len(pipe.shape) != 3 and not archive:
+        raise ValueError(f"out: '{out}' is a picture, but the samples are points; give a name that ends in .npz")
     check_room(n, pipe.shape)
     made = pipe(n, seed=seed, labels=as_label(label, pipe.names), guidance=guidance, solver=solver, nfe=nfe)
     write_samples(made, out, pipe.names)
-    print(dumps({"out": out, "samples": n, "solver": made.solver, "nfe": float(made.nfe.double().mean()), "guidance": guidance, "cost": 1 if guidance == 1 else 2}))
+    cost = {"nfe": float(made.nfe.double().mean()), "guidance": guidance, "cost": 1 if guidance == 1 else 2}
+    print(dumps({"out": out, "samples": n, "solver": made.solver, **cost}))
 
 # %% ../nbs/44_cli.ipynb #daa6a713
 def as_label(
@@ -119,13 +133,14 @@ def as_label(
     return int(word) if word not in (None, *names) and word.removeprefix("-").isdecimal() else word
 
 def check_room(n:int, shape:tuple):
-    "One sentence before the work is done, when so many samples cannot fit into memory: some ten states of float32 each, and a stream of random numbers."
-    need, free = n*(6000 + 10*4*math.prod(shape)), free_memory()
-    if need > free: raise ValueError(f"n: {n} samples take about {need/1e9:,.3g} GB of memory, and {free/1e9:,.3g} GB are free; give fewer, and several seeds")
+    "One sentence when so many samples cannot fit: ten states of float32 each, and a stream of random numbers."
+    need, free = n*(6000 + 10*4*math.prod(shape))/1e9, free_memory()/1e9
+    if need > free:
+        raise ValueError(f"n: {n} samples take about {need:,.3g} GB of memory; {free:,.3g} GB are free, so give fewer")
 
 # %% ../nbs/44_cli.ipynb #1b6005af
 def write_samples(made, out, names=()):
-    "Samples as an archive where the name ends in .npz: pictures as `load_data` reads them, points as `x`, their classes where they have any; else as one picture."
+    "An archive where the name ends in .npz (pictures as `load_data` reads them, or points `x`; classes), else a picture."
     x = made.x.cpu()
     if Path(out).suffix.lower() != ".npz": return save_grid(x, out)
     classes = made.labels is not None and bool((made.labels >= 0).all())

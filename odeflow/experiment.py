@@ -130,12 +130,14 @@ def plain(self:Experiment):
 @patch
 def size(self:Experiment, extra=0):
     "How many weights a network of this experiment has."
-    return sum(p.numel() for p in new_net(self.plan, self.data.shape, extra=extra, classes=self.data.classes*self.cfg.classes).parameters())
+    net = new_net(self.plan, self.data.shape, extra=extra, classes=self.data.classes*self.cfg.classes)
+    return sum(p.numel() for p in net.parameters())
 
 @patch
 def __repr__(self:Experiment):
     "System, data, network and recipes, and what the run will take, a line each."
-    first = f"{self.system}: {len(self.data):,} samples of shape {self.data.shape} from {self.data.name}; {self.size(self.flow.extra)/1e6:.2f} M parameters; on {self.device}"
+    what = f"{len(self.data):,} samples of shape {self.data.shape} from {self.data.name}"
+    first = f"{self.system}: {what}; {self.size(self.flow.extra)/1e6:.2f} M parameters; on {self.device}"
     return "\n".join([first, *map(str, self.recipes), *self.takes()])
 
 # %% ../nbs/43_experiment.ipynb #c4962ca6
@@ -143,14 +145,14 @@ def __repr__(self:Experiment):
 def trainings(self:Experiment) -> list: # (how many, what, budget, the parameter that sets it)
     "The kinds of trainings of this run."
     n, plans = self.cfg.rounds, [r.budget for r in self.recipes]
-    kinds = zip((1, n - 1, n*self.cfg.distill), (self.system, "reflow", "student"), plans, ("budget", "reflow_budget", "distill_budget"))
-    return [k for k in kinds if k[0]]
+    sets = "budget", "reflow_budget", "distill_budget"
+    return [k for k in zip((1, n - 1, n*self.cfg.distill), (self.system, "reflow", "student"), plans, sets) if k[0]]
 
 @patch
 def disk(self:Experiment) -> tuple: # couplings, pairs of each, bytes of each, bytes of all that is written
     "What the run will write."
-    couplings, pairs, (_, *more) = self.cfg.rounds - (not self.cfg.distill), self.cfg.pairs or self.plan.pairs, self.trainings()
-    weights = self.size(self.flow.extra) + self.size()*sum(n for n, *_ in more)
+    couplings, pairs = self.cfg.rounds - (not self.cfg.distill), self.cfg.pairs or self.plan.pairs
+    weights = self.size(self.flow.extra) + self.size()*sum(n for n, *_ in self.trainings()[1:])
     each = 2*4*pairs*math.prod(self.data.shape)
     return couplings, pairs, each, couplings*each + 4*weights*(2*4 + 1)
 
@@ -160,8 +162,10 @@ def takes(self:Experiment) -> list: # of lines
     "What the run will take: its trainings with their budgets, its pairs, its disk."
     kinds, total, (couplings, pairs, each, disk) = self.trainings(), {}, self.disk()
     for n, _, text, _ in kinds: total[b.unit] = total.get((b := Budget(text)).unit, 0) + n*b.amount
-    said = [f"{what if k == 0 else _count(n, what)} of {text}{' each'*(n > 1)} ({name})" for k, (n, what, text, name) in enumerate(kinds)]
-    lines = [f"{_count(sum(n for n, *_ in kinds), 'training')}: {', '.join(said)}; {' and '.join(f'{v:,.10g} {k}' for k, v in total.items())} in all, besides pairs and measurements"]
+    named = lambda n, what: what if what == self.system else _count(n, what)
+    said = [f"{named(n, what)} of {text}{' each'*(n > 1)} ({name})" for n, what, text, name in kinds]
+    in_all = " and ".join(f"{v:,.10g} {k}" for k, v in total.items())
+    lines = [f"{_count(sum(k[0] for k in kinds), 'training')}: {', '.join(said)}; {in_all} in all, besides pairs and measurements"]
     if couplings: lines.append(f"{_count(couplings, 'coupling')} of {pairs:,} pairs, {_bytes(each)}{' each'*(couplings > 1)}")
     return [*lines, f"disk: up to {_bytes(disk)} in '{self.out}'"]
 
@@ -373,26 +377,33 @@ def value(
         try: return kind(text)
         except ValueError: pass
     if str in kinds: return text
-    raise argparse.ArgumentTypeError(f"{text!r} is no {' or '.join('None' if k is type(None) else k.__name__ for k in kinds)}; give {accepted}")
+    names = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
+    raise argparse.ArgumentTypeError(f"{text!r} is no {names}; give {accepted}")
 
+# %% ../nbs/43_experiment.ipynb #477c2285
 def brief(p:argparse.ArgumentParser) -> argparse.ArgumentParser:
     "A parser that takes `--debug`, too, and says in one line what it cannot read, with status 2."
-    p.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of what goes wrong")
+    what = "show the traceback of what goes wrong"
+    p.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=what)
     p.error = lambda said: p.exit(2, f"{p.prog}: {one_line(said)}; `{p.prog} --help` explains\n")
     return p
 
 def parser() -> argparse.ArgumentParser:
     "The command line of `python -m odeflow.train`: an experiment, then its parameters."
-    p = brief(argparse.ArgumentParser(prog="python -m odeflow.train", description="Train and measure a system, its reflows and their students."))
+    about = "Train and measure a system, its reflows and their students."
+    p = brief(argparse.ArgumentParser(prog="python -m odeflow.train", description=about))
     names = p.add_subparsers(dest="experiment", required=True, metavar="{" + ",".join(EXPERIMENTS) + "}")
     for name, cls in EXPERIMENTS.items():
-        sub = brief(names.add_parser(name, help=cls.__doc__, description=cls.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter))
+        how = dict(help=cls.__doc__, description=cls.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        sub = brief(names.add_parser(name, **how))
         for k, (kinds, _, accepted, default, help) in cls.options.items():
-            sub.add_argument(f"--{k}", type=partial(value, kinds=kinds, accepted=accepted), default=default, help=help, metavar="VALUE")
+            kind = partial(value, kinds=kinds, accepted=accepted)
+            sub.add_argument(f"--{k}", type=kind, default=default, help=help, metavar="VALUE")
     return p
 
 # %% ../nbs/43_experiment.ipynb #4aad163d
-EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, MemoryError, tarfile.TarError)  # wrong input, and a hard world
+EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError,
+            MemoryError, tarfile.TarError)                            # wrong input, and a hard world
 
 def one_line(e) -> str:
     "What an exception or a warning says, in one line, without the system's number of an error."
@@ -407,6 +418,7 @@ def say(text):
 def end_bars():
     for bar in [*getattr(tqdm, "_instances", ())]: bar.close()
 
+# %% ../nbs/43_experiment.ipynb #71c5d494
 @contextmanager
 def orderly(
     prog:str, # the program's name, for messages
@@ -416,12 +428,13 @@ def orderly(
     try: old = signal.signal(signal.SIGTERM, stop)
     except ValueError: old = None                                 # not in the main thread: signals are not ours to take
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: tqdm.write(f"{prog}: warning: {one_line(message)}", file=sys.stderr)
+        warn = lambda message: tqdm.write(f"{prog}: warning: {one_line(message)}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_, **__: warn(message)
         try: yield
         finally:
             if old is not None: signal.signal(signal.SIGTERM, old)
 
-# %% ../nbs/43_experiment.ipynb #71c5d494
+# %% ../nbs/43_experiment.ipynb #5edfe31b
 def guarded(
     work, # a function without arguments
     prog:str, # the program's name, for messages
@@ -436,7 +449,8 @@ def guarded(
         if isinstance(e, KeyboardInterrupt): end_bars(); return 130
         if isinstance(e, BrokenPipeError): hush(); return 141
         known, what = isinstance(e, EXPECTED), one_line(e)
-        say(f"{prog}: {what}" if known else f"{prog}: this is a fault of the program, {type(e).__name__}: {what}; --debug shows where")
+        fault = f"this is a fault of the program, {type(e).__name__}: {what}; --debug shows where"
+        say(f"{prog}: {what if known else fault}")
         return 1 if known else 70
 
 def hush():
@@ -471,10 +485,8 @@ def main(
 def luggage(
     folder:Path, # what is packed
 ) -> list: # of paths
-    "The files of a folder that matter: no hidden ones, and of each run's checkpoints the newest; a link is what it leads to."
-    files = walk_files(folder)
-    lost = [p for p in files if not p.exists()]
-    if lost: raise FileNotFoundError(f"folder: '{lost[0]}' is a link that leads nowhere; mend or remove it")
+    "The files of a folder that matter, through links: no hidden ones, and of each run's checkpoints the newest."
+    files = walk_files(folder, "folder")
     newest = {p.parent: p for p in files if p.match("state/step-*.safetensors")}
     return [p for p in files if newest.get(p.parent, p) == p]
 
@@ -486,18 +498,18 @@ def pack(
 ) -> list: # paths: the parts, then the list of their sums
     "Put a folder into files of at most `limit` MB."
     folder, to = Path(folder), Path(to)
-    if not 1e-6 <= limit < 1e12: raise ValueError(f"limit: {limit} MB given for a part; give 0.000001 or more, such as 16")
-    if not folder.is_dir(): raise FileNotFoundError(f"folder: there is no folder '{folder}'; give one that holds a run or data")
-    if folder.resolve() in (to.resolve(), *to.resolve().parents): raise ValueError(f"to: '{to}' lies in what is packed; give a folder outside '{folder}'")
-    files = luggage(folder)
-    if not files: raise ValueError(f"folder: '{folder}' holds no files to pack; give one that holds a run or data")
+    if not 1e-6 <= limit < 1e12: raise ValueError(f"limit: {limit} MB given for a part; give 0.000001 or more")
+    if folder.resolve() in (here := to.resolve(), *here.parents):
+        raise ValueError(f"to: '{to}' lies in what is packed; give a folder outside '{folder}'")
+    if not (files := luggage(folder)): raise ValueError(f"folder: '{folder}' holds no files; give a run or data")
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile() as f:
-        with tarfile.open(fileobj=f, mode="w", dereference=True) as tar:                     # hard links, too, are what they lead to
+        with tarfile.open(fileobj=f, mode="w", dereference=True) as tar:   # of hard links, too, the contents
             for p in files: tar.add(p, p.relative_to(folder).as_posix())
         f.seek(0)
         return _parts(f, to, min(int(limit*1e6), os.fstat(f.fileno()).st_size))
 
+# %% ../nbs/43_experiment.ipynb #ed732255
 def _parts(f, to, size):
     "Cut an open file; the list of sums is written last."
     sums, paths = [], []
@@ -508,20 +520,22 @@ def _parts(f, to, size):
     write_atomic(to/"parts.json", json.dumps(sums).encode())
     return [*paths, to/"parts.json"]
 
-# %% ../nbs/43_experiment.ipynb #ed732255
+# %% ../nbs/43_experiment.ipynb #91da288f
 def unpack(
     parts, # the folder that `pack` wrote
     folder, # where its contents go; must not exist
 ) -> Path: # that folder
     "The folder that was packed, checked part by part, whole or not at all."
     parts, folder = Path(parts), Path(folder)
-    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())): raise FileExistsError(f"folder: '{folder}' is there and is not empty; give one that does not exist")
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"folder: '{folder}' is there and is not empty; give one that does not exist")
     sums = _sums(parts/"parts.json")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile() as f, tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as tmp:
         for k, want in enumerate(sums):
             blob = p.read_bytes() if (p := parts/f"part-{k:04d}").is_file() else b""
-            if hashlib.sha256(blob).hexdigest() != want: raise ValueError(f"parts: '{p}' is {'damaged' if blob else 'missing'}; bring it again")
+            if hashlib.sha256(blob).hexdigest() != want:
+                raise ValueError(f"parts: '{p}' is {'damaged' if blob else 'missing'}; bring it again")
             f.write(blob)
         f.seek(0)
         _extract(f, f"{tmp}/out", parts)
@@ -529,13 +543,15 @@ def unpack(
         os.rename(f"{tmp}/out", folder)
     return folder
 
-# %% ../nbs/43_experiment.ipynb #91da288f
+# %% ../nbs/43_experiment.ipynb #9629d843
 def _sums(path):
     "The sums that `pack` wrote, a part each."
-    if not path.is_file(): raise FileNotFoundError(f"parts: '{path.parent}' holds no parts.json; give a folder that pack wrote")
+    if not path.is_file():
+        raise FileNotFoundError(f"parts: '{path.parent}' holds no parts.json; give a folder that pack wrote")
     try: sums = json.loads(path.read_text())
     except ValueError: sums = None
-    if not isinstance(sums, list) or not sums or not all(isinstance(s, str) for s in sums): raise ValueError(f"parts: '{path}' is damaged; bring it again")
+    if not isinstance(sums, list) or not sums or not all(isinstance(s, str) for s in sums):
+        raise ValueError(f"parts: '{path}' is damaged; bring it again")
     return sums
 
 def _extract(f, to, parts):
@@ -545,6 +561,6 @@ def _extract(f, to, parts):
         with tarfile.open(fileobj=f) as tar:
             for m in tar.getmembers():
                 if not m.isfile(): raise bad(f"holds '{m.name}', which is no file")
-                if m.name.startswith("/") or ".." in m.name.split("/"): raise bad(f"holds '{m.name}', a path that leads out of it")
+                if m.name.startswith("/") or ".." in m.name.split("/"): raise bad(f"holds '{m.name}', a way out of it")
             tar.extractall(to, filter="data")
     except (tarfile.TarError, EOFError) as e: raise bad(f"cannot be read ({e})") from None
