@@ -416,6 +416,7 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 def end_bars():
+    "The progress bars end, so that what follows has lines of its own."
     for bar in [*getattr(tqdm, "_instances", ())]: bar.close()
 
 # %% ../nbs/43_experiment.ipynb #71c5d494
