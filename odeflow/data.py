@@ -103,7 +103,8 @@ class Data:
         if (x.ndim, x.dtype) not in ((4, torch.uint8), (2, torch.float32)) or not len(x):
             raise ValueError(f"x: {x.dtype} of shape {tuple(x.shape)} given for {name}; "
                              "a data set is a tensor, uint8 (n, C, H, W) or float32 (n, d), with n at least 1")
-        if not x.isfinite().all(): raise ValueError(f"x: some numbers of {name} are not finite; drop or repair them")
+        if x.dtype != torch.uint8 and not x.isfinite().all():
+            raise ValueError(f"x: some numbers of {name} are not finite; drop or repair them")
         if y is not None and y.shape != x.shape[:1]: raise ValueError(f"y: labels of shape {tuple(y.shape)} given for the {len(x)} samples of {name}; give one a sample")
         if flip and x.ndim == 2: raise ValueError(f"flip: {flip} given, but {name} holds points; only pictures can be mirrored")
         self.x, self.y, self.name, self.flip = x, y, name, flip
@@ -141,7 +142,7 @@ def only(self:Data,
     label, # a class by its name, or by its number from 0
 ):
     "The samples of one class."
-    k = self.names.index(label) if label in self.names else int(label) if str(label).isdecimal() else -1
+    k = self.names.index(label) if label in self.names else int(label) if f"{label}".isdecimal() else -1
     if not any(self.shares[k:k + 1]):
         raise ValueError(f"label: {label} does not occur in {self.name}, "
                          f"which has {self.classes} classes ({_few(self.names) or 'no labels'})")
@@ -288,7 +289,8 @@ def walk_files(
     return sorted(walk(Path(folder), {(s.st_dev, s.st_ino)}))
 
 # %% ../nbs/01_data.ipynb #2222758d
-RASTER = {".png": "PNG", ".bmp": "BMP", ".gif": "GIF", ".tga": "TGA", **dict.fromkeys((".jpg", ".jpeg"), "JPEG"),
+RASTER = {".png": "PNG", ".bmp": "BMP", ".gif": "GIF", ".tga": "TGA",
+          **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
           **dict.fromkeys((".tif", ".tiff"), "TIFF"), **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM")}
 _MAYBE = ((".webp", "WEBP", "webp"), (".avif", "AVIF", "avif"), (".jp2", "JPEG2000", "jpg_2000")) # not in every Pillow
 RASTER.update((end, k) for end, k, part in _MAYBE if part in (*features.modules, *features.codecs) and features.check(part))

@@ -102,6 +102,8 @@ GOOD = {
     "really-a-png.jpg": (saved(COLOUR, "PNG"), COLOUR),
     "really-a-bmp.png": (saved(COLOUR, "BMP"), COLOUR),
     "UPPER.PNG": (saved(RAMP, "PNG"), RAMP),
+    "another.jfif": (saved(painted*0 + 128, "JPEG"), painted*0 + 128),
+    "another.jpe": (saved(RAMP*0 + 128, "JPEG"), RAMP*0 + 128),
     "no-ending": (saved(COLOUR, "PNG"), COLOUR),
     "film.gif": (saved(palette, "GIF", save_all=True, append_images=[palette.rotate(180)]), painted),
 }
@@ -365,6 +367,7 @@ def test_names_stay():
     for v in (d, d.to("cpu"), d.part(slice(6), "some"), rams, ewes, resized(d, 1)):
         assert v.names == ("ewe", "lamb", "ram") and v.classes == 3 and v.flip
     assert d.shares == (.5, 0, .5) and rams.shares == (0, 0, 1) and rams.y.tolist() == [2]*4
+    for label in (2, "2", np.int64(2), torch.tensor(2), d.y[2]*0 + 2): assert d.only(label).x.equal(d.x[d.y == 2])
     assert d.only("ram").x.equal(d.only(2).x) and (d.only("ram").name, d.only("ram").names) == ("sheep/ram", ())
     for label in ("lamb", 1, "wolf", 3, -1, "-1", "²"):
         refused(f"^label: {label} does not occur in sheep, which has 3 classes \\(ewe, lamb, ram\\)$", d.only, label)
@@ -376,6 +379,11 @@ def test_labels_of_other_widths(kind):
     "A network is given int64, whatever the labels were."
     d = Data(torch.zeros(4, 2), torch.tensor([0, 1, 1, 2], dtype=kind))
     assert d.batch(torch.tensor([3]))["y"].dtype == torch.int64 and d.classes == 3 and d.shares == (.25, .5, .25)
+
+def test_bytes_take_no_second_copy():
+    "Pictures may lie on disk because memory is short; no check of them makes an array of their size."
+    with mock.patch.object(torch.Tensor, "isfinite", side_effect=MemoryError): Data(torch.zeros(2, 1, 2, 2, dtype=torch.uint8))
+    refused("x: some numbers of data are not finite", Data, torch.tensor([[0., math.nan]]))
 
 @pytest.mark.parametrize("y, names, why", [
     ([1, 2], None, "2 different labels from 1 to 2"), ([-1, 0], None, "2 different labels from -1 to 0"),
