@@ -134,7 +134,7 @@ def as_label(
 
 def check_room(n:int, shape:tuple):
     "One sentence when so many samples cannot fit: ten states of float32 each, and a stream of random numbers."
-    need, free = n*(6000 + 10*4*math.prod(shape))/1e9, free_memory()/1e9
+    need, free = n*(2500 + 10*4*math.prod(shape))/1e9, free_memory()/1e9
     if need > free:
         raise ValueError(f"n: {n} samples take about {need:,.3g} GB of memory; {free:,.3g} GB are free, so give fewer")
 

@@ -111,7 +111,7 @@ fid pictures pictures --json folder              | json: 'folder' is a folder
 fid pictures pictures --json nowhere/a           | json: there is no folder 'nowhere'
 pack nowhere to                                  | folder: there is no folder 'nowhere'
 pack file to                                     | folder: there is no folder 'file'
-pack folder to                                   | folder: 'folder' holds no files to pack
+pack folder to                                   | folder: 'folder' holds no files
 pack full file                                   | 'file'
 pack full full/parts                             | to: 'full/parts' lies in what is packed
 pack full full                                   | to: 'full' lies in what is packed
