@@ -50,7 +50,7 @@ def as_bytes(
     if not x.is_floating_point(): return to_uint8(x, name)
     lost = int((~x.isfinite()).flatten(1).any(1).sum())
     if lost: raise ValueError(f"{name}: {lost} of {len(x)} pictures are not finite; drop or repair them")
-    if (x.abs() > 8).any():
+    if (x.abs() > 16).any():
         raise ValueError(f"{name}: numbers from {x.min():.4g} to {x.max():.4g}; "
                          "give floats in [-1, 1], or bytes, 0 to 255 as uint8")
     return to_uint8(x)
