@@ -6,13 +6,13 @@ Docs: https://odeflow.github.io/odeflow/metrics.html.md"""
 
 # %% auto #0
 __all__ = ['SHIPPED', 'WEIGHTS', 'LAYERS', 'VERSION', 'ROUNDING', 'features', 'both', 'set_order', 'Moments', 'frechet',
-           'frechet_distance', 'frechet_infinity', 'sliced_wasserstein', 'nearest', 'memorised', 'bootstrap', 'blocks',
-           'jackknife', 'digits_split', 'DigitsClassifier', 'train_classifier', 'ship_classifier', 'classifier',
-           'as_bytes', 'classifier_features', 'classify', 'inception_weights', 'load_inception', 'sha16', 'Inception',
-           'kernel', 'mmd', 'kid', 'kid_exact', 'radii', 'covered', 'precision_recall', 'ClassScores', 'Reservoir',
-           'Statistics', 'statistics', 'reference_path', 'save_statistics', 'load_statistics', 'reference', 'as_data',
-           'subset', 'alike', 'fid', 'in_span', 'remembering_precision_recall', 'numbers', 'story', 'measure',
-           'DigitsFeatures']
+           'frechet_distance', 'frechet_infinity', 'sliced_wasserstein', 'nearest', 'memorised', 'bootstrap', 'dealt',
+           'blocks', 'jackknife', 'digits_split', 'DigitsClassifier', 'train_classifier', 'ship_classifier',
+           'classifier', 'as_bytes', 'classifier_features', 'classify', 'inception_weights', 'load_inception', 'sha16',
+           'Inception', 'kernel', 'mmd', 'kid', 'kid_exact', 'radii', 'covered', 'precision_recall', 'ClassScores',
+           'Reservoir', 'Statistics', 'statistics', 'reference_path', 'save_statistics', 'load_statistics', 'reference',
+           'as_data', 'subset', 'alike', 'fid', 'in_span', 'remembering_precision_recall', 'numbers', 'story',
+           'measure', 'DigitsFeatures']
 
 # %% ../nbs/40_metrics.ipynb #46f5817e
 import hashlib, json, sys
@@ -148,6 +148,7 @@ def frechet_infinity(
     g, most = torch.Generator().manual_seed(seed), min(len(a), len(b))
     if points < 2 or most < 20: raise ValueError(f"points: {points} of {most} samples; a line needs 2 or more points, and 20 or more samples")
     ns = np.linspace(most//10, most, points).astype(int)
+    a, b = a[set_order(a)], b[set_order(b)]
     draw = lambda z, n: z[torch.randperm(len(z), generator=g)[:n].to(z.device)]
     return float(np.polyfit(1/ns, [frechet_distance(draw(a, n), draw(b, n)) for n in ns], 1)[1])
 
@@ -210,17 +211,29 @@ def bootstrap(
     "A metric with its standard error from resampling both sets."
     if times < 2: raise ValueError(f"times: {times}; a spread needs 2 or more")
     g = torch.Generator().manual_seed(seed)
-    a, b = (torch.as_tensor(z) for z in (a, b))
+    a, b = (torch.as_tensor(z)[set_order(z)] for z in (a, b))
     redraw = lambda z: z[torch.randint(len(z), (len(z),), generator=g)]
     return metric(a, b), float(np.std([metric(redraw(a), redraw(b)) for _ in range(times)], ddof=1))
 
 # %% ../nbs/40_metrics.ipynb #6793956b
+def dealt(
+    start:int, # number of the first row
+    n:int, # rows
+    lots:int, # how many lots there are
+) -> Tensor: # (n,) numbers from 0 to lots - 1
+    "The lots that rows `start` to `start + n - 1` fall into: of every `lots` rows each falls into another, by chance."
+    begin, end = start//lots*lots, -(-(start + n)//lots)*lots
+    return _mixed(torch.arange(begin, end)*_GOLDEN).reshape(-1, lots).argsort(1).flatten()[start - begin:][:n]
+
 def blocks(
     x:Tensor, # (n, ...) rows
     count:int=10, # blocks
+    ordered:bool=False, # do the rows come in the order of their set?
 ) -> list:
-    "Rows in blocks of nearly equal size: every `count`-th row in one."
-    return [x[k::count] for k in range(min(count, len(x)))]
+    "Rows in blocks whose sizes differ by at most one."
+    x, count = x if ordered else x[set_order(x)], min(count, len(x))
+    lot = dealt(0, len(x), count).to(x.device)
+    return [x[lot == k] for k in range(count)]
 
 # %% ../nbs/40_metrics.ipynb #1e20212a
 def jackknife(
@@ -406,7 +419,7 @@ def kid(
     size:int=1000, # rows of each set in a subset
     seed:int=2020, # torch-fidelity's
 ) -> tuple: # mean and standard deviation over the subsets
-    "KID as torch-fidelity and torchmetrics compute it: the mean of $\\mathrm{MMD}^2$ over random subsets (Bińkowski et al. 2018)."
+    "KID as torch-fidelity and torchmetrics compute it, from subsets of places, so that the order of rows matters (Bińkowski et al. 2018); `measure` uses `kid_exact`."
     a, b = both(a, b)
     if not 2 <= size <= min(len(a), len(b)): raise ValueError(f"size: subsets of {size} asked of {len(a)} and {len(b)} samples; give 2 to {min(len(a), len(b))}")
     rng, pick = np.random.RandomState(seed), lambda z: z[torch.from_numpy(rng.choice(len(z), size, replace=False)).to(z.device)]
@@ -455,7 +468,10 @@ def precision_recall(
 # %% ../nbs/40_metrics.ipynb #bf17554a
 class ClassScores:
     "Sums for the Inception Score, for each split: predictions, their $\\sum_c p\\log p$, and how many."
-    def __init__(self, splits:int=10): self.splits, self.seen, self.missing, self.sums = splits, 0, False, None
+    def __init__(self,
+        splits:int=10, # how many
+        ordered:bool=False, # do rows come in the order of their set?
+    ): self.splits, self.ordered, self.seen, self.missing, self.sums = splits, ordered, 0, False, None
 
     def update(self,
         logits, # (n, classes), or None where the network has no class layer
@@ -463,9 +479,10 @@ class ClassScores:
         self.missing = self.missing or logits is None or not bool(logits.isfinite().all())
         if self.missing: self.sums = None; return self
         p = (logits.cpu() if logits.device.type == "mps" else logits).double().softmax(1)
+        p = p if self.ordered else p[set_order(p, self.seen)]
         rows = torch.cat([p, torch.special.entr(p).sum(1, keepdim=True).neg(), torch.ones_like(p[:, :1])], 1)
         if self.sums is None: self.sums = rows.new_zeros(self.splits, rows.shape[1])
-        self.sums.index_add_(0, (self.seen + torch.arange(len(p), device=p.device)) % self.splits, rows)
+        self.sums.index_add_(0, dealt(self.seen, len(p), self.splits).to(p.device), rows)
         self.seen += len(p)
         return self
 
@@ -481,15 +498,20 @@ def value(self:ClassScores) -> tuple: # mean and standard deviation over the spl
 
 # %% ../nbs/40_metrics.ipynb #3207f72b
 class Reservoir:
-    "An even sample of at most `size` of the rows seen so far; fewer rows than that are all kept, in order."
-    def __init__(self, size:int=10_000, seed:int=0):
-        self.size, self.seen, self.buffer = size, 0, None
+    "An even sample of at most `size` of the rows seen so far; fewer rows than that are all kept, in the order of their set."
+    def __init__(self,
+        size:int=10_000, # rows to keep
+        seed:int=0, # of which ones
+        ordered:bool=False, # do rows come in the order of their set?
+    ):
+        self.size, self.ordered, self.seen, self.buffer = size, ordered, 0, None
         self.keys, self.rng = torch.linspace(2, 1, size, dtype=torch.float64), torch.Generator().manual_seed(seed) # above 1: an empty place
 
     def update(self,
         x:Tensor, # (n, d) a batch of rows
     ):
         if self.buffer is None: self.buffer = x.new_zeros(self.size, *x.shape[1:])
+        x = x if self.ordered else x[set_order(x, self.seen)]
         keys = torch.rand(len(x), generator=self.rng, dtype=torch.float64)
         order = torch.cat([self.keys, keys]).argsort()
         out, new = order[self.size:], order[:self.size]
@@ -504,7 +526,11 @@ class Reservoir:
 # %% ../nbs/40_metrics.ipynb #e5ae4609
 class Statistics:
     "All that is kept of a set of pictures: moments, at most `keep` rows of features, and class scores."
-    def __init__(self, keep:int=10_000, seed:int=0): self.moments, self.kept, self.scores = Moments(), Reservoir(keep, seed), ClassScores()
+    def __init__(self,
+        keep:int=10_000, # rows to hold
+        seed:int=0, # of which ones
+        ordered:bool=False, # do rows come in the order of their set?
+    ): self.moments, self.kept, self.scores = Moments(), Reservoir(keep, seed, ordered), ClassScores(ordered=ordered)
 
     def update(self,
         f:Tensor, # (n, d) features
@@ -521,15 +547,15 @@ def statistics(
     net, # `Inception()`, or another with `net(u) -> features, logits` and distance, layer, batch, device, code, weights
     *,
     keep:int=10_000, # rows of features to hold
-    seed:int=0, # of which ones
+    seed:int=0, # of the order, and of which ones
 ) -> Statistics:
-    "The statistics of a set of pictures, a batch at a time."
-    s = Statistics(keep, seed)
-    for u in tqdm(data.x.split(net.batch), desc=data.name, disable=None, leave=False): s.update(*net(u))
+    "The statistics of a set of pictures, a batch at a time; its order does not matter."
+    s = Statistics(keep, seed, ordered=True)
+    for i in tqdm(set_order(data.x, seed).split(net.batch), desc=data.name, disable=None, leave=False): s.update(*net(data.x[i]))
     return s
 
 # %% ../nbs/40_metrics.ipynb #1714d78f
-VERSION = "1" # of the statistics of this chapter; it changes when they do
+VERSION = "2" # of the statistics of this chapter; it changes when they do
 
 def reference_path(data, net, keep, seed) -> Path:
     "The file for the statistics of these data, this network, and this code."
@@ -562,7 +588,7 @@ def reference(
     net, # as for `statistics`
     *,
     keep:int=10_000, # rows of features to hold
-    seed:int=0, # of which ones
+    seed:int=0, # of the order, and of which ones
 ) -> Statistics:
     "The statistics of a reference set: remembered where the same code and weights have seen the same data."
     path = reference_path(data, net, keep, seed)
@@ -591,7 +617,7 @@ def subset(data:Data, n, name, seed) -> Data:
     "All, or an even sample of n."
     if n is None: return data
     if not 2 <= n <= len(data): raise ValueError(f"samples: {n} asked of {name}, which has {len(data)}; give 2 to {len(data)}")
-    return Data(data.x[torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n]], name=data.name)
+    return Data(data.x[set_order(data.x, seed)[:n]], name=data.name)
 
 # %% ../nbs/40_metrics.ipynb #0c19617f
 def alike(
@@ -603,7 +629,7 @@ def alike(
 ) -> tuple: # two sets that can be compared
     "Two sets of pictures, checked against each other."
     if samples is not None and not isinstance(samples, (tuple, list)): samples = (samples, samples)
-    a, b = (subset(as_data(z, name, resize), n, name, seed) for z, name, n in zip((a, b), "ab", samples or (None, None)))
+    a, b = (subset(as_data(z, name, resize), n, name, s) for z, name, n, s in zip((a, b), "ab", samples or (None, None), (~seed, seed)))
     for z, name in ((a, "a"), (b, "b")):
         if len(z) < least: raise ValueError(f"{name}: {len(z)} pictures; give {least} or more, and 2,049 or more for a full covariance of 2,048 features")
     kind = lambda z: "grey" if z.shape[0] == 1 else "coloured"
@@ -619,12 +645,12 @@ def fid(
     net=None, # None is `Inception()`
     samples:int=None, # of each set, or a pair of numbers; None is all
     resize:int=None, # pixels a side
-    seed:int=0, # of the draw of samples
+    seed:int=0, # of the draw of samples, and of the order of the sets
 ) -> float:
     "The Frechet Inception Distance of two sets of pictures (Heusel et al. 2017)."
     remember = not hasattr(b, "dtype")
     (a, b), net = alike(a, b, samples, resize, seed), net or Inception()
-    return frechet(statistics(a, net, keep=1).moments, (reference if remember else statistics)(b, net).moments)
+    return frechet(statistics(a, net, keep=1, seed=~seed).moments, (reference if remember else statistics)(b, net, seed=seed).moments)
 
 # %% ../nbs/40_metrics.ipynb #6df11ae9
 def in_span(
@@ -652,8 +678,8 @@ def remembering_precision_recall(
     sets = {}
     def balls(z):
         key = tuple(map(id, z))
-        if key not in sets: sets[key] = (x := torch.cat(z)), radii(x, k, chunk)
-        return sets[key]
+        if key not in sets: sets[key] = (x := torch.cat(z)), radii(x, k, chunk), z          # z is held, or another could get its id
+        return sets[key][:2]
     def value(a, b):
         (x, r), (y, s) = balls(a), balls(b)
         return np.array([covered(x, y, s, chunk), covered(y, x, r, chunk)])
@@ -666,7 +692,7 @@ def numbers(
     name:str="fid", # of the Frechet distance in these features
 ) -> dict: # each metric, and `se`, their standard errors
     "The metrics of two sets, each with its error bar; the Inception Score is None where it was not measured."
-    rows = [blocks(z.kept.rows.to(z.moments.mean)) for z in (a, b)]
+    rows = [blocks(z.kept.rows.to(z.moments.mean), ordered=True) for z in (a, b)]
     moments, share = [[Moments().update(x) for x in z] for z in in_span(*rows)], [len(z.kept.rows)/z.moments.n for z in (a, b)]
     pr = remembering_precision_recall()
     out = {name: (frechet(a.moments, b.moments), jackknife(lambda x, y: frechet(_total(x), _total(y)), *moments, share=share)), "kid": kid_exact(*rows)}
@@ -680,7 +706,7 @@ ROUNDING = "samples clipped to [-1, 1], then rounded to the nearest of 256 level
 def story(net) -> dict:
     "What a number depends on besides its samples: code, weights, layer, rounding, device."
     return {"network": type(net).__name__, "layer": net.layer, "code": net.code, "weights": net.weights, "rounding": ROUNDING,
-            "error_bars": "ten blocks of the kept rows, one left out at a time", "device": str(net.device), "torch": torch.__version__, "odeflow": version("odeflow")}
+            "error_bars": "ten blocks of the kept rows, dealt in an order that pictures and seed fix, one left out at a time", "device": str(net.device), "torch": torch.__version__, "odeflow": version("odeflow")}
 
 # %% ../nbs/40_metrics.ipynb #bf185b76
 def measure(
@@ -690,14 +716,14 @@ def measure(
     net=None, # None is `Inception()`; `DigitsFeatures()` for digits
     samples:int=None, # of each set, or a pair of numbers; None is all
     resize:int=None, # pixels a side
-    seed:int=0, # of the draw of samples, and of the rows that are kept
+    seed:int=0, # of the draw of samples, of the order of the sets, and of the rows that are kept
     keep:int=10_000, # rows of features for KID, precision, recall and error bars
 ) -> dict: # can be written as JSON
     "FID, KID, precision, recall and Inception Score with their error bars, and all that they depend on."
     if keep < 5: raise ValueError(f"keep: {keep} rows are too few for an error bar; give 5 or more")
     remember = not hasattr(b, "dtype")
     (a, b), net = alike(a, b, samples, resize, seed, least=5), net or Inception()
-    sets = statistics(a, net, keep=keep, seed=seed), (reference if remember else statistics)(b, net, keep=keep, seed=seed)
+    sets = statistics(a, net, keep=keep, seed=~seed), (reference if remember else statistics)(b, net, keep=keep, seed=seed)
     few = [f"{len(z)} of {name}" for z, name in ((a, "a"), (b, "b")) if len(z) <= net.layer]
     note = f"a covariance of {net.layer} features is singular with {' and '.join(few)}: {net.layer + 1} or more are needed, and 50,000 are usual" if few else None
     about = {name: {"name": z.name, "samples": len(z), "digest": z.digest()} for name, z in (("a", a), ("b", b))}
