@@ -55,7 +55,7 @@ def both(a, b):
     return a, b.to(a.device)
 
 # %% ../nbs/40_metrics.ipynb #56be29ad
-_GOLDEN = 0x9e3779b97f4a7c15 - 2**64                                           # splitmix64's step: odd, near 2^64 over the golden ratio
+_GOLDEN = 0x9e3779b97f4a7c15 - 2**64                                           # splitmix64's step, which is odd
 
 def _mixed(z):
     "64-bit integers, each mixed by splitmix64 (Steele, Lea and Flood 2014, fig. 17)."
@@ -419,7 +419,7 @@ def kid(
     size:int=1000, # rows of each set in a subset
     seed:int=2020, # torch-fidelity's
 ) -> tuple: # mean and standard deviation over the subsets
-    "KID as torch-fidelity and torchmetrics compute it, from subsets of places, so that the order of rows matters (Bińkowski et al. 2018); `measure` uses `kid_exact`."
+    "KID as torch-fidelity and torchmetrics compute it, by *places*, so that order matters; `measure` uses `kid_exact`."
     a, b = both(a, b)
     if not 2 <= size <= min(len(a), len(b)): raise ValueError(f"size: subsets of {size} asked of {len(a)} and {len(b)} samples; give 2 to {min(len(a), len(b))}")
     rng, pick = np.random.RandomState(seed), lambda z: z[torch.from_numpy(rng.choice(len(z), size, replace=False)).to(z.device)]
@@ -498,7 +498,7 @@ def value(self:ClassScores) -> tuple: # mean and standard deviation over the spl
 
 # %% ../nbs/40_metrics.ipynb #3207f72b
 class Reservoir:
-    "An even sample of at most `size` of the rows seen so far; fewer rows than that are all kept, in the order of their set."
+    "An even sample of at most `size` of the rows seen so far; up to that all are kept, in the order of their set."
     def __init__(self,
         size:int=10_000, # rows to keep
         seed:int=0, # of which ones
@@ -551,7 +551,8 @@ def statistics(
 ) -> Statistics:
     "The statistics of a set of pictures, a batch at a time; its order does not matter."
     s = Statistics(keep, seed, ordered=True)
-    for i in tqdm(set_order(data.x, seed).split(net.batch), desc=data.name, disable=None, leave=False): s.update(*net(data.x[i]))
+    parts = tqdm(set_order(data.x, seed).split(net.batch), desc=data.name, disable=None, leave=False)
+    for i in parts: s.update(*net(data.x[i]))
     return s
 
 # %% ../nbs/40_metrics.ipynb #1714d78f
@@ -629,7 +630,8 @@ def alike(
 ) -> tuple: # two sets that can be compared
     "Two sets of pictures, checked against each other."
     if samples is not None and not isinstance(samples, (tuple, list)): samples = (samples, samples)
-    a, b = (subset(as_data(z, name, resize), n, name, s) for z, name, n, s in zip((a, b), "ab", samples or (None, None), (~seed, seed)))
+    counts, keys = samples or (None, None), (~seed, seed)
+    a, b = (subset(as_data(z, name, resize), n, name, key) for z, name, n, key in zip((a, b), "ab", counts, keys))
     for z, name in ((a, "a"), (b, "b")):
         if len(z) < least: raise ValueError(f"{name}: {len(z)} pictures; give {least} or more, and 2,049 or more for a full covariance of 2,048 features")
     kind = lambda z: "grey" if z.shape[0] == 1 else "coloured"
@@ -650,7 +652,8 @@ def fid(
     "The Frechet Inception Distance of two sets of pictures (Heusel et al. 2017)."
     remember = not hasattr(b, "dtype")
     (a, b), net = alike(a, b, samples, resize, seed), net or Inception()
-    return frechet(statistics(a, net, keep=1, seed=~seed).moments, (reference if remember else statistics)(b, net, seed=seed).moments)
+    other = (reference if remember else statistics)(b, net, seed=seed)
+    return frechet(statistics(a, net, keep=1, seed=~seed).moments, other.moments)
 
 # %% ../nbs/40_metrics.ipynb #6df11ae9
 def in_span(
@@ -678,7 +681,7 @@ def remembering_precision_recall(
     sets = {}
     def balls(z):
         key = tuple(map(id, z))
-        if key not in sets: sets[key] = (x := torch.cat(z)), radii(x, k, chunk), z          # z is held, or another could get its id
+        if key not in sets: sets[key] = (x := torch.cat(z)), radii(x, k, chunk), z # z is held: no other gets its id
         return sets[key][:2]
     def value(a, b):
         (x, r), (y, s) = balls(a), balls(b)
@@ -706,7 +709,8 @@ ROUNDING = "samples clipped to [-1, 1], then rounded to the nearest of 256 level
 def story(net) -> dict:
     "What a number depends on besides its samples: code, weights, layer, rounding, device."
     return {"network": type(net).__name__, "layer": net.layer, "code": net.code, "weights": net.weights, "rounding": ROUNDING,
-            "error_bars": "ten blocks of the kept rows, dealt in an order that pictures and seed fix, one left out at a time", "device": str(net.device), "torch": torch.__version__, "odeflow": version("odeflow")}
+            "error_bars": "ten blocks of the kept rows, dealt in an order that pictures and seed fix, one left out at a time",
+            "device": str(net.device), "torch": torch.__version__, "odeflow": version("odeflow")}
 
 # %% ../nbs/40_metrics.ipynb #bf185b76
 def measure(
@@ -723,7 +727,8 @@ def measure(
     if keep < 5: raise ValueError(f"keep: {keep} rows are too few for an error bar; give 5 or more")
     remember = not hasattr(b, "dtype")
     (a, b), net = alike(a, b, samples, resize, seed, least=5), net or Inception()
-    sets = statistics(a, net, keep=keep, seed=~seed), (reference if remember else statistics)(b, net, keep=keep, seed=seed)
+    other = (reference if remember else statistics)(b, net, keep=keep, seed=seed)
+    sets = statistics(a, net, keep=keep, seed=~seed), other
     few = [f"{len(z)} of {name}" for z, name in ((a, "a"), (b, "b")) if len(z) <= net.layer]
     note = f"a covariance of {net.layer} features is singular with {' and '.join(few)}: {net.layer + 1} or more are needed, and 50,000 are usual" if few else None
     about = {name: {"name": z.name, "samples": len(z), "digest": z.digest()} for name, z in (("a", a), ("b", b))}
