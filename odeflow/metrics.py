@@ -8,11 +8,11 @@ Docs: https://odeflow.github.io/odeflow/metrics.html.md"""
 __all__ = ['SHIPPED', 'WEIGHTS', 'LAYERS', 'VERSION', 'ROUNDING', 'features', 'both', 'set_order', 'Moments', 'frechet',
            'frechet_distance', 'frechet_infinity', 'sliced_wasserstein', 'nearest', 'memorised', 'bootstrap', 'dealt',
            'blocks', 'jackknife', 'digits_split', 'DigitsClassifier', 'train_classifier', 'ship_classifier',
-           'classifier', 'as_bytes', 'classifier_features', 'classify', 'inception_weights', 'load_inception', 'sha16',
-           'Inception', 'kernel', 'mmd', 'kid', 'kid_exact', 'radii', 'covered', 'precision_recall', 'ClassScores',
-           'Reservoir', 'Statistics', 'statistics', 'reference_path', 'save_statistics', 'load_statistics', 'reference',
-           'as_data', 'subset', 'alike', 'fid', 'in_span', 'remembering_precision_recall', 'numbers', 'story',
-           'measure', 'DigitsFeatures']
+           'classifier', 'classifier_features', 'classify', 'inception_weights', 'load_inception', 'sha16', 'Inception',
+           'kernel', 'mmd', 'kid', 'kid_exact', 'radii', 'covered', 'precision_recall', 'ClassScores', 'Reservoir',
+           'Statistics', 'statistics', 'reference_path', 'save_statistics', 'load_statistics', 'reference', 'as_data',
+           'subset', 'alike', 'fid', 'in_span', 'remembering_precision_recall', 'numbers', 'story', 'measure',
+           'DigitsFeatures']
 
 # %% ../nbs/40_metrics.ipynb #46f5817e
 import hashlib, json, sys
@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm import tqdm
 
-from .data import Data, cache_dir, digits, load_data, resized, to_float, to_uint8
+from .data import Data, as_bytes, cache_dir, digits, load_data, resized, to_float
 from .nets import write_atomic
 
 # %% ../nbs/40_metrics.ipynb #84fe5983
@@ -304,19 +304,6 @@ def classifier() -> DigitsClassifier: # on the CPU
     try: net.load_state_dict({k: v.float() for k, v in load_file(SHIPPED).items()})
     except (SafetensorError, RuntimeError) as e: raise ValueError(f"weights: '{SHIPPED}' is damaged ({' '.join(str(e).split())[:200]}); install odeflow again") from None
     return net.requires_grad_(False).eval()
-
-# %% ../nbs/40_metrics.ipynb #d6a55ff8
-def as_bytes(
-    x, # (n, C, H, W) with C 1 or 3: bytes, or floats in [-1, 1]
-    name:str="x", # for the message
-) -> Tensor: # uint8 (n, C, H, W)
-    "Pictures as bytes by `to_uint8`: what lies outside [-1, 1] is clipped to it; bytes stay as they are."
-    x = torch.as_tensor(x).detach()
-    if x.ndim != 4 or x.shape[1] not in (1, 3): raise ValueError(f"{name}: an array of shape {tuple(x.shape)}; give pictures, (n, 1 or 3, H, W)")
-    if x.dtype == torch.uint8: return x
-    if not x.is_floating_point(): raise ValueError(f"{name}: pictures of type {x.dtype}; give uint8, or floats in [-1, 1]")
-    if not x.isfinite().all(): raise ValueError(f"{name}: {int((~x.isfinite()).flatten(1).any(1).sum())} of {len(x)} pictures are not finite; drop or repair them")
-    return to_uint8(x.float())
 
 # %% ../nbs/40_metrics.ipynb #bf0e590c
 def _digits_in(x):

@@ -152,10 +152,11 @@ def large_batch(
     size:int, # of the large batch; None is all
     rng:Rng, # which others
 ) -> Tensor: # (max(size, B), N)
-    "$\\mathcal B_L$: the perturbed data themselves, and others at random (Xu et al. 2022, Algorithm 1)."
+    "$\\mathcal B_L$: all the data that are perturbed in this step, and others at random (Xu et al. 2022, Algorithm 1)."
     if size is None: return charges
-    more = rng.integers(len(charges), max(0, size - len(x1)))
-    return torch.cat([x1.flatten(1), charges[more.to(charges.device)]])
+    every = x1 if rng.whole is None else rng.whole                  # of a batch that is cut, the other parts too
+    more = rng.common.integers(len(charges), max(0, size - len(every)))
+    return torch.cat([every.flatten(1), charges[more.to(charges.device)]])
 
 @patch
 def loss(self:PFGM, net, x1, rng, x0=None):
@@ -208,8 +209,13 @@ def latent_prior(self:PFGM): return Gaussian()
 EULER = Tableau((0,), ((),), (1,))
 IN_Z = torch.exp, torch.log, torch.reciprocal  # z of log z, log z of z, and the derivative of the second
 
+@patch
+def height(self:PFGM, t): return t.exp()
+
 def _in_z(name, tab):
     @solver(name)
-    def run(field, x, *, nfe=None, rtol=None, atol=None, rng=None): return fixed(tab, field, x, nfe, name, IN_Z)
+    def run(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
+        field.flow.height(torch.tensor(field.span))                 # TypeError where the clock is not log z
+        return fixed(tab, field, x, nfe, name, IN_Z)
 
 for name, tab in (("euler-z", EULER), ("heun-z", HEUN)): _in_z(name, tab)

@@ -17,8 +17,9 @@ from huggingface_hub import HfApi, snapshot_download
 import torch
 from torch import Tensor
 
-from .flow import Flow, Samples, integrate, rebuild, sample
-from .nets import Net, load_net, read_config, save_net
+from .flow import Flow, Samples, integrate, rebuild, sample, sample_seeds
+from .nets import Net, load_net, own_labels, read_config, save_net
+from .train import checkpoint_net
 from . import pfgm, pfgmpp, rectified, sde, transfer  # the systems that `rebuild` knows
 
 # %% ../nbs/42_pipeline.ipynb #pipe006
@@ -32,25 +33,39 @@ class Pipeline:
         net:Net, # its network
         shape:tuple, # of one sample
         story:dict=None, # how it was trained, as its config.json says
-    ): self.flow, self.net, self.shape, self.story = flow, net, tuple(shape), story or {}
+    ): self.flow, self.net, self.shape, self.story, self.drawn = flow, net, tuple(shape), story or {}, 0
 
     def __call__(self,
         n:int, # how many
-        **options, # of `sample`: solver, nfe, rtol, atol, seeds, labels, guidance; what is not given is the flow's `sampler`
-    ) -> Samples: # .x (n, *shape) and .nfe (n,)
+        *,
+        seed:int=None, # of all of them: the same seed, the same samples; None goes on where the last call ended
+        labels=None, # class of each sample, by number or name, one for all or one each, -1 for none; None is in the shares of the data
+        **options, # of `sample`: solver, nfe, rtol, atol, seeds, guidance, path; what is not given is the flow's `sampler`
+    ) -> Samples: # .x (n, *shape), .nfe (n,), .labels
         "n samples."
-        how = options if "solver" in options else self.flow.sampler | options
-        _check_labels(how.get("labels"), self.net.classes)
-        return sample(self.flow, self.net, n, self.shape, **how)
+        start = self.drawn if seed is None and "seeds" not in options else 0
+        if "seeds" not in options: options["seeds"] = sample_seeds(seed or 0, n, start)
+        out = sample(self.flow, self.net, n, self.shape, labels=own_labels(self.net, n, start) if labels is None else self.numbers(labels), **options)
+        if start == self.drawn: self.drawn += n
+        return out
 
 # %% ../nbs/42_pipeline.ipynb #d64981e2
-def _check_labels(y, classes):
-    if y is None: return
-    y = torch.as_tensor(y)
-    if not classes: raise ValueError("labels: given to a model that knows no classes; leave them out, or take a model trained with classes=True")
-    if (bad := y[(y < -1) | (y >= classes)]).numel(): raise ValueError(f"labels: {int(bad[0])} is not a class; give 0 to {classes - 1}, or -1 for none")
+@patch(as_prop=True)
+def names(self:Pipeline) -> tuple:
+    "Of the classes, where the data had some."
+    return getattr(self.net, "names", ())
 
-# %% ../nbs/42_pipeline.ipynb #pipe007
+@patch
+def numbers(self:Pipeline, labels):
+    "Labels as numbers, where some are names."
+    one = lambda y: self.names.index(y) if y in self.names else y
+    if isinstance(labels, Tensor): return labels
+    found = one(labels) if isinstance(labels, (str, int)) else [one(y) for y in labels]
+    bad = [y for y in (found if isinstance(found, list) else [found]) if isinstance(y, str)]
+    if bad: raise ValueError(f"labels: {bad[0]!r} is not one of {', '.join(self.names) or 'any names, since this model knows none'}; give a name, a number, or -1 for none")
+    return found
+
+# %% ../nbs/42_pipeline.ipynb #474acd46
 def pretrained() -> list: # names
     "The models that come with the package."
     return sorted(p.parent.name for p in PRETRAINED.glob("*/config.json"))
@@ -60,16 +75,19 @@ def from_pretrained(cls:Pipeline,
     source, # a name in `pretrained()`, the folder of a run, or `user/name` on the Hugging Face hub
     device="cpu", # where to compute
     prior=None, # of a flow that starts from a data set: that `DataPrior`
+    net=None, # a module of your own to put the weights into; None builds the one that config.json names
     **hub, # of the hub: revision, token, cache_dir, ...
 ) -> Pipeline: # the model
     "A trained model by its name, from a run's folder or from the hub; nothing is unpickled."
     folder = PRETRAINED/str(source) if str(source) in pretrained() else Path(source)
     if folder.is_dir() and hub: raise TypeError(f"{', '.join(hub)}: for the hub alone, but '{source}' is here; leave it out")
     if not folder.is_dir(): folder = _fetched(str(source), hub)
-    net, config = load_net(folder), read_config(folder)
-    if "flow" not in config.get("run", {}): raise ValueError(f"source: '{folder}' holds a network without its flow; give a folder that `train` or `save_pretrained` wrote")
-    return cls(rebuild(config["run"]["flow"], prior), net.to(device), config["shape"], config["run"])
+    if not (folder/"config.json").exists() and (folder/"state").is_dir(): net, run = checkpoint_net(folder, net)      # a run that was stopped
+    else: net, run = load_net(folder, net), (config := read_config(folder)).get("run", {})
+    if "flow" not in run: raise ValueError(f"source: '{folder}' holds a network without its flow; give a folder that `train` or `save_pretrained` wrote")
+    return cls(rebuild(run["flow"], prior), net.to(device), run.get("data", {}).get("shape") or config["shape"], run)
 
+# %% ../nbs/42_pipeline.ipynb #b289e3ed
 def _fetched(source, hub):
     "The folder of a copy of what the hub has under this name."
     missing = f"source: '{source}' is neither the folder of a run nor one of {', '.join(pretrained())}"
@@ -120,9 +138,8 @@ def decode(self:Pipeline,
 @patch
 def _along(self:Pipeline, x, reverse, options):
     if tuple(x.shape[1:]) != self.shape: raise ValueError(f"x: samples of shape {tuple(x.shape[1:])}, to a model of {self.shape}; scale or crop them first")
-    how = options if "solver" in options else self.flow.sampler | options
-    _check_labels(how.get("labels"), self.net.classes)
-    return integrate(self.flow, self.net, x.to(next(self.net.parameters()).device), reverse=reverse, **how)
+    if options.get("labels") is not None: options["labels"] = self.numbers(options["labels"])
+    return integrate(self.flow, self.net, x.to(next(self.net.parameters()).device), reverse=reverse, **options)
 
 # %% ../nbs/42_pipeline.ipynb #e586614c
 def slerp(

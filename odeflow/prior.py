@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .field import poisson_field
-from .flow import Flow, Rng, expand
+from .flow import Flow, Rng, expand, flat
 
 # %% ../nbs/21_prior.ipynb #c006
 def sample_prior(
@@ -73,7 +73,7 @@ def log_prob(self:RadialPrior,
     x:Tensor, # (n, *shape)
 ) -> Tensor: # (n,), nats, float64
     "Log density of the multivariate Student t, computed in float64."
-    N, D, s = x[0].numel(), self.D, (x.flatten(1).double()/self.scale).square().sum(1)
+    N, D, s = x[0].numel(), self.D, (flat(x).double()/self.scale).square().sum(1)
     if D == math.inf: return -s/2 - N*math.log(self.scale*math.sqrt(2*math.pi))
     return math.lgamma((N + D)/2) - math.lgamma(D/2) - N/2*math.log(math.pi*D*self.scale**2) - (N + D)/2*torch.log1p(s/D)
 
@@ -84,7 +84,7 @@ def gaussian(self:RadialPrior,
 ) -> Tensor: # (n, *shape) points of a standard Gaussian
     "The radial map that carries this prior to $\\mathcal N(0,I)$, by equal quantiles of the radius."
     if self.D == math.inf: return x/self.scale
-    N, R = x[0].numel(), x.flatten(1).double().norm(dim=1)
+    N, R = x[0].numel(), flat(x).double().norm(dim=1)
     within, beyond = (radius_cdf(R.cpu(), N, self.scale, self.D, upper) for upper in (False, True))
     half = np.where(within < .5, gammaincinv(N/2, within), gammainccinv(N/2, beyond))       # half of a chi-square
     return x*expand(torch.from_numpy(np.sqrt(2*half)).to(R)/R.clamp(min=1e-300), x)
@@ -97,6 +97,7 @@ class FieldLines(Flow):
         z_min:float=1e-8, # and at which they end
     ): self.prior, self.clock = RadialPrior(z_max), (math.log(z_max), math.log(z_min))
     def velocity(self, net, x, t): return net(x, t)
+    def height(self, t): return t.exp()
 
 def exact_field(
     data:Tensor, # (L, N) the charges

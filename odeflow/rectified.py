@@ -14,7 +14,7 @@ from fastcore.basics import patch
 import torch
 from torch import Tensor
 
-from .flow import Flow, Gaussian, Rng, expand
+from .flow import Flow, Gaussian, Rng, expand, flat
 
 # %% ../nbs/30_rectified.ipynb #4534acdf
 def uniform(n, rng):
@@ -35,13 +35,13 @@ TIMES = {"uniform": uniform, "logit-normal": logit_normal, "u-shaped": u_shaped}
 # %% ../nbs/30_rectified.ipynb #d48f0aa9
 def l2(r):
     "$\\lVert r\\rVert^2/d$."
-    return r.flatten(1).square().mean(1)
+    return flat(r).square().mean(1)
 
 def pseudo_huber(r):
     "$(\\sqrt{\\lVert r\\rVert^2+c^2}-c)/d$, with $c=0.00054\\,d$."
     d = r[0].numel()
     c = 0.00054*d
-    return ((r.flatten(1).square().sum(1) + c*c).sqrt() - c)/d
+    return ((flat(r).square().sum(1) + c*c).sqrt() - c)/d
 
 ERRORS = {"l2": l2, "huber": pseudo_huber}  # errors of the velocity
 

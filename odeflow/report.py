@@ -6,8 +6,8 @@ Docs: https://odeflow.github.io/odeflow/report.html.md"""
 
 # %% auto #0
 __all__ = ['KEYS', 'MEASURED', 'COLUMNS', 'ADAPTIVE', 'row', 'device_name', 'environment', 'feature_network', 'judge', 'evaluate',
-           'write_json', 'write_result', 'read_record', 'read_records', 'read_results', 'Results', 'cell', 'Table',
-           'table', 'cheapest', 'published', 'same_case', 'compare']
+           'mixture', 'write_json', 'write_result', 'read_record', 'read_records', 'read_results', 'Results', 'cell',
+           'Table', 'table', 'cheapest', 'published', 'same_case', 'compare']
 
 # %% ../nbs/41_report.ipynb #8538edec
 import csv, difflib, hashlib, io, json, math, platform, re
@@ -18,10 +18,9 @@ from fastcore.basics import patch
 import torch
 
 from .data import save_grid, to_float, to_uint8
-from .flow import sample
+from .flow import in_shares, sample
 from .metrics import DigitsFeatures, Inception, frechet_distance, measure
-from .nets import write_atomic
-from .reflow import in_turn, net_digest
+from .nets import net_digest, own_labels, write_atomic
 from .train import main_process, together
 
 # %% ../nbs/41_report.ipynb #5ac5c9e3
@@ -96,7 +95,7 @@ def evaluate(
     trained=None, # what training cost: has .images and .minutes
     seed:int=0, # of the run, for the record
     device=None, # where to compute
-    solver:str="rk45", # how to sample
+    solver:str=None, # how to sample; None is the flow's own `sampler`
     features=None, # the network of `feature_network`, for distance, precision and recall in its features
     grid=None, # where to draw the first 64 pictures; None for nowhere
     batch:int=500, # samples at a time
@@ -104,19 +103,23 @@ def evaluate(
     **options, # further options of `sample`
 ) -> dict: # a row
     "Samples of a flow, measured: Frechet distances in pixels (or coordinates) and in features to the data, with mean NFE and costs."
-    each = {"seeds": range(n), "labels": in_turn(0, n, getattr(net, "classes", 0))} | {k: options.pop(k) for k in ("seeds", "labels") if k in options}
+    each = {"seeds": range(n), "labels": mixture(net, data, n)} | {k: options.pop(k) for k in ("seeds", "labels") if k in options}
     draw = lambda i: sample(flow, net, min(batch, n - i), data.shape, solver=solver, device=device, **{k: v[i:i + batch] for k, v in each.items() if v is not None}, **options)
-    x, nfe, devices = _drawn(draw, range(0, n, batch), f"{system}, {solver}" if progress else None)
+    x, nfe, devices, solvers = _drawn(draw, range(0, n, batch), f"{system}, {solver or 'its own sampler'}" if progress else None)
     if grid and main_process(): save_grid(x[:64], grid, rows=8)
     cost = {"nfe": float(nfe.double().mean()), "images": trained and trained.images, "minutes": trained and round(trained.minutes, 3), "device": devices[0]}
-    return row(system, distilled=distilled, solver=solver, seed=seed, **cost, **judge(x, data, features), **{k: v for k, v in options.items() if k in ("rtol", "atol", "guidance", "bf16")})
+    return row(system, distilled=distilled, solver=solvers[0], seed=seed, **cost, **judge(x, data, features), **{k: v for k, v in options.items() if k in ("rtol", "atol", "guidance", "bf16")})
 
 # %% ../nbs/41_report.ipynb #36dbf241
+def mixture(net, data, n):
+    "Labels for n samples that are to be measured: in the shares of the data, or else of those that the network has learnt; None where it knows no classes."
+    return in_shares(data.shares, n) if getattr(net, "classes", 0) == len(data.shares) > 0 else own_labels(net, n)
+
 def _drawn(draw, starts, name):
-    "Samples, evaluations and devices of all pieces, which the processes share."
-    def piece(i): return (out := draw(i)).x.cpu(), out.nfe.cpu(), device_name(out.x.device)
-    x, nfe, devices = zip(*together(piece, starts, name=name))
-    return torch.cat(x), torch.cat(nfe), devices
+    "Samples, evaluations, devices and solvers of all pieces, which the processes share."
+    def piece(i): return (out := draw(i)).x.cpu(), out.nfe.cpu(), device_name(out.x.device), out.solver
+    x, nfe, *told = zip(*together(piece, starts, name=name))
+    return torch.cat(x), torch.cat(nfe), *told
 
 # %% ../nbs/41_report.ipynb #dc6927c4
 def _plain(x):

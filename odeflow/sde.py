@@ -17,7 +17,7 @@ from fastcore.basics import patch
 import torch
 from torch import Tensor
 
-from .flow import Flow, Gaussian, Rng, expand, solver
+from .flow import Flow, Gaussian, Rng, expand, flat, solver
 from .solve import afford
 
 # %% ../nbs/10_sde.ipynb #25f50b43
@@ -66,7 +66,7 @@ def loss(self:SDE, net, x1, rng, x0=None):
     t = (self.eps + (1 - self.eps)*rng.uniform(n)).to(x1)
     a, s = self.marginal(t)
     w = 1. if self.weighting == "noise" else self.diffusion(t)**2/(2*s**2)
-    return w*(self.noise(net, expand(a, x1)*x1 + expand(s, x1)*e, t) - e).flatten(1).square().mean(1)
+    return w*flat(self.noise(net, expand(a, x1)*x1 + expand(s, x1)*e, t) - e).square().mean(1)
 
 # %% ../nbs/10_sde.ipynb #70e4f656
 class VP(SDE):

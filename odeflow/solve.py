@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from .flow import Field, Flow, Rng, Samples, evaluating, expand, get_solver, integrate, solver
+from .flow import (Field, Flow, Rng, Samples, check_arrived, check_labels, evaluating, expand, flat, get_solver, integrate, own_sampler,
+                          solver)
 
 # %% ../nbs/02_solve.ipynb #f846f63c
 Tableau = namedtuple("Tableau", "c a b e", defaults=(None,))  # the numbers of a Runge-Kutta method
@@ -85,7 +86,7 @@ for name, tab in (("heun", HEUN), ("midpoint", MIDPOINT), ("rk4", RK4)): _regist
 # %% ../nbs/02_solve.ipynb #5c275986
 def rms(x):
     "The root mean square of each sample."
-    return x.flatten(1).square().mean(1).sqrt()
+    return flat(x).square().mean(1).sqrt()
 
 def first_step(
     field, # the field
@@ -168,7 +169,8 @@ class _Batch:
     def __call__(self, t, x):
         if self.left < 1: raise _Spent
         self.left -= 1
-        self.last = self.field(x, t.clamp(self.low, self.high))     # its first look ahead knows no end
+        v = self.field(x, t.clamp(self.low, self.high))             # its first look ahead knows no end
+        self.last = v if self.v is None else torch.where(v.isfinite(), v, 1e30)      # so large an error that a smaller step is tried
         if self.v is None: self.v = self.last
         return self.last
 
@@ -185,6 +187,7 @@ def dopri5(field, x, *, nfe=None, rtol=1e-5, atol=1e-5, rng=None):
     "torchdiffeq's Dormand–Prince 5(4), one step size for the whole batch."
     afford(field, nfe, 8, "dopri5")
     f = _Batch(field, x, nfe)
+    if f.t == f.end or not len(x): return x, f.end.expand(len(x))
     ts = torch.stack([f.t, *([] if field.path is None else field.path.times[1:-1]), f.end])
     try: xs = odeint(f, x, ts, rtol=rtol, atol=atol, method="dopri5", options=dict(dtype=torch.float64, step_t=f.end[None]))
     except _Spent: return f.x, f.t.expand(len(x))
@@ -215,30 +218,27 @@ class DensityField(Field):
         d = math.prod(self.shape)
         with torch.enable_grad():
             x = s[:, :d].detach().reshape(-1, *self.shape).requires_grad_()
-            v = super().__call__(x, t).flatten(1) + 0*x.flatten(1)             # a field that ignores x still has a gradient: zero
+            v = flat(super().__call__(x, t)) + 0*flat(x)             # a field that ignores x still has a gradient: zero
             div = self.exact(v, x) if self.probes is None else self.hutchinson(v, x)
         return torch.cat([v.detach(), -div.detach()], 1)
 
     def exact(self, v, x):
-        rows = [torch.autograd.grad(v[:, i].sum(), x, retain_graph=True)[0].flatten(1)[:, i] for i in range(v.shape[1])]
+        rows = [flat(torch.autograd.grad(v[:, i].sum(), x, retain_graph=True)[0])[:, i] for i in range(v.shape[1])]
         return sum(rows)[:, None]
 
     def hutchinson(self, v, x):
         e = self.probes[self.index]                                        # (B, m, d)
-        pull = lambda k: torch.autograd.grad(v, x, e[:, k], retain_graph=True)[0].flatten(1)
+        pull = lambda k: flat(torch.autograd.grad(v, x, e[:, k], retain_graph=True)[0])
         return torch.stack([(pull(k)*e[:, k]).sum(1) for k in range(e.shape[1])], 1)
 
 # %% ../nbs/02_solve.ipynb #092d3dd8
 LogLikelihood = namedtuple("LogLikelihood", "logp stderr z nfe")  # nats, its standard error (0 when exact, nan for one probe), latents, evaluations
 
-def _check_density(flow, trace, probes):
+def _check_density(flow, x, trace, probes):
+    if not x.is_floating_point(): raise TypeError(f"x: {x.dtype} given; give floats (of pictures as bytes, take bits_per_dim)")
     if trace not in ("exact", "hutchinson"): raise ValueError(f"trace: {trace!r} is not one of exact, hutchinson")
     if probes < 1: raise ValueError(f"probes: {probes} gives no estimate; give 1 or more")
     if not hasattr(flow.prior, "log_prob"): raise TypeError(f"flow: the prior of {type(flow).__name__} has no log_prob, so there is no likelihood; give a flow whose prior has one")
-
-def _check_arrived(t, end):
-    on = (t != end).nonzero()[:, 0]
-    if len(on): raise ValueError(f"nfe: it ran out for {len(on)} of {len(t)} samples, the first at clock reading {float(t[on[0]]):.4g}; a likelihood needs the whole way: give more, or None")
 
 # %% ../nbs/02_solve.ipynb #4b7d522a
 def log_likelihood(
@@ -247,8 +247,7 @@ def log_likelihood(
     x:Tensor, # (n, *shape) data
     *,
     solver:str="rk45", # a name in `SOLVERS`
-    rtol:float=1e-5, # relative tolerance
-    atol:float=1e-5, # absolute tolerance
+    rtol:float=1e-5, atol:float=1e-5, # tolerances
     nfe:int=None, # evaluations a sample
     trace:str="exact", # `exact`, or `hutchinson` for many dimensions
     probes:int=1, # random probes a sample, for `hutchinson`
@@ -256,13 +255,14 @@ def log_likelihood(
     labels:Tensor=None, # (n,) classes
 ) -> LogLikelihood: # .logp (n,) in nats
     "$\\log p(x)$ by the instantaneous change of variables (Chen et al. 2018; Song et al. 2021, eq. 39)."
-    _check_density(flow, trace, probes)
-    n, d, m = len(x), x[0].numel(), 1 if trace == "exact" else probes
+    _check_density(flow, x, trace, probes)
+    n, d, m = len(x), math.prod(x.shape[1:]), 1 if trace == "exact" else probes
     signs = None if trace == "exact" else (2*Rng(seeds=range(n) if seeds is None else seeds).integers(2, n, (m, d)) - 1).to(x)
     field = DensityField(flow, net, n, labels, reverse=True, device=x.device).setup(x.shape[1:], signs)
     with torch.no_grad(), evaluating(net):
-        s, t = get_solver(solver)(field, torch.cat([x.flatten(1), x.new_zeros(n, m)], 1), nfe=nfe, rtol=rtol, atol=atol, rng=None)
-    _check_arrived(t, field.span[1])
+        how = own_sampler(field, solver=solver, nfe=nfe, rtol=rtol, atol=atol)
+        s, t = get_solver(how.pop("solver"))(field, torch.cat([flat(x), x.new_zeros(n, m)], 1), **how)
+    check_arrived(s, t, field.span[1])
     logp = flow.prior.log_prob(z := s[:, :d].reshape(x.shape))[:, None] - s[:, d:]
     error = logp.std(1)/m**.5 if m > 1 else logp.new_full((n,), 0. if signs is None else math.nan)
     return LogLikelihood(logp.mean(1), error, z, field.nfe)
@@ -273,14 +273,19 @@ def bits_per_dim(
     net, # its network
     pictures:Tensor, # (n, C, H, W) bytes
     *,
-    batch:int=500, # pictures at a time
+    batch:int=500, # pictures at a time: a matter of memory alone
     seed:int=0, # of the dequantisation
+    labels=None, # (n,) classes
     **options, # of `log_likelihood`
 ) -> tuple: # bits per dimension, and the standard error of that mean
     "$-\\log_2p(x)/d+\\log_2(255/2)$ after uniform dequantisation (Theis, van den Oord and Bethge 2016, eq. 3)."
     if pictures.dtype != torch.uint8: raise TypeError(f"pictures: {pictures.dtype} is not uint8; give bytes, before they are scaled to [-1, 1]")
     n, shape = len(pictures), tuple(pictures.shape[1:])
     x = (pictures.cpu() + Rng(seeds=range(seed*10**9, seed*10**9 + n)).uniform(n, shape) - .5)/127.5 - 1
-    logp = torch.cat([log_likelihood(flow, net, part.to(pictures.device), seeds=range(i*batch, i*batch + len(part)), **options).logp for i, part in enumerate(x.split(batch))])
+    y = None if labels is None else check_labels(labels, n)
+    def piece(i):
+        own = dict(seeds=range(i, min(i + batch, n)), labels=None if y is None else y[i:i + batch])
+        return log_likelihood(flow, net, x[i:i + batch].to(pictures.device), **own, **options).logp
+    logp = torch.cat([piece(i) for i in range(0, n, batch)])
     bits = -logp.double().cpu()/(math.prod(shape)*math.log(2)) + math.log2(127.5)
     return float(bits.mean()), float(bits.std()/n**.5)

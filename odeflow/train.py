@@ -6,8 +6,8 @@ Docs: https://odeflow.github.io/odeflow/train.html.md"""
 
 # %% auto #0
 __all__ = ['Trained', 'FREE', 'PRESETS', 'Recipe', 'Budget', 'learning_rate', 'ema_update', 'step_seed', 'Order', 'save_state',
-           'load_state', 'newest_state', 'main_process', 'wait', 'claim_folder', 'bind', 'stop_signals', 'accelerator',
-           'together', 'Trainer', 'same_run', 'train', 'Preset', 'preset', 'new_net']
+           'load_state', 'newest_state', 'main_process', 'wait', 'claim_folder', 'bind', 'check_task', 'stop_signals',
+           'accelerator', 'together', 'Trainer', 'same_run', 'checkpoint_net', 'train', 'Preset', 'preset', 'new_net']
 
 # %% ../nbs/04_train.ipynb #aaaf5cd5
 from collections import namedtuple
@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from .flow import Flow, Rng, sample
 from .data import WriteError, save_grid, writing
-from .nets import NETS, Net, save_net, write_atomic
+from .nets import NETS, Net, build_net, net_args, net_digest, own_labels, ready, save_net, state_digest, write_atomic
 
 # %% ../nbs/04_train.ipynb #58831279
 @dataclass
@@ -52,7 +52,7 @@ class Recipe:
     def __post_init__(self):
         Budget(self.budget)
         for name in ("batch", "accumulate", "lr", "clip", "log_every"):
-            if getattr(self, name) <= 0: raise ValueError(f"{name}: {getattr(self, name)} is not positive")
+            if not 0 < getattr(self, name) < math.inf: raise ValueError(f"{name}: {getattr(self, name)} is not positive")
         if not 0 <= self.ema < 1: raise ValueError(f"ema: {self.ema} is not in [0, 1)")
         for name, known in (("decay", ("cosine", "constant")), ("precision", ("no", "bf16"))):
             if getattr(self, name) not in known: raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(known)}")
@@ -196,6 +196,14 @@ def bind(
     y = torch.where(rng.uniform(len(y)).to(y.device) < drop, -1, y)
     return lambda x, c: net(x, c, y)
 
+
+def check_task(net, data):
+    "One sentence where what is to be trained, or on what, is no such thing."
+    if not isinstance(net, nn.Module) or not any(True for _ in net.parameters()): raise TypeError(f"net: {type(net).__name__} has no weights to train; give a torch module called as net(x, c)")
+    if not all(hasattr(data, k) for k in ("batch", "digest", "shape", "name")): raise TypeError(f"data: {type(data).__name__} is no data set of this library; give Data(x), with x uint8 (n, C, H, W) or float32 (n, d), what load_data returns, or a coupling")
+    knows, there = getattr(net, "classes", 0), getattr(data, "classes", 0)
+    if 0 < knows < there: raise ValueError(f"net: it knows {knows} classes, and {data.name} has {there}; give a network with classes={there}, or classes=0 for one that is told none")
+
 # %% ../nbs/04_train.ipynb #456c48c5
 @contextmanager
 def stop_signals():
@@ -243,15 +251,18 @@ class Trainer:
     def __init__(self, flow, net, data, out, recipe, resume=True, device=None, tracker=None):
         self.acc = accelerator(device, recipe.precision, gradient_accumulation_steps=recipe.accumulate, log_with=tracker, project_dir=out)
         self.recipe, self.budget, self.parts = recipe, Budget(recipe.budget), recipe.accumulate*self.acc.num_processes
+        check_task(net, data)
         if recipe.batch % self.parts: raise ValueError(f"batch: {recipe.batch} samples cannot be split evenly over {self.acc.num_processes} processes in {recipe.accumulate} parts; give a multiple of {self.parts}")
         self.out = claim_folder(out, resume)
         self.data, self.order = data.to(self.acc.device), Order(len(data), recipe.batch, recipe.seed)
+        for k in ("names", "shares"): setattr(net, k, getattr(data, k, ()))          # of the classes: what samples are drawn in where nobody chooses labels
         self.flow, self.raw, self.average = flow.fit(data), net.to(self.acc.device).requires_grad_().train(), copy.deepcopy(net).to(self.acc.device).eval().requires_grad_(False)
         self.params = list(self.raw.parameters())
         self.net, self.opt = self.acc.prepare(self.raw, torch.optim.AdamW(self.params, recipe.lr, weight_decay=0., fused=True))
         if recipe.compile: self.net = torch.compile(self.net)
-        self.step, self.losses, self.loss, self.spent, self.signal = 0, [], float("nan"), 0., 0
-        self.config = {"recipe": dataclasses.asdict(recipe), "flow": flow.describe(), "data": {"name": data.name, "n": len(data), "digest": data.digest()}}
+        self.step, self.losses, self.loss, self.spent, self.signal, self.resumed = 0, [], float("nan"), 0., 0, False
+        self.config = {"recipe": dataclasses.asdict(recipe), "flow": flow.describe(), "net": net_args(net) | {"start": net_digest(net)},
+                       "data": {"name": data.name, "n": len(data), "digest": data.digest(), "shape": data.shape, **{k: getattr(data, k, ()) for k in ("names", "shares")}}}
         self.track(tracker)
         self.group = torch.distributed.new_group(backend="gloo") if self.acc.num_processes > 1 else None
         self.begun = self.saved = self.shown = time.monotonic()
@@ -266,9 +277,11 @@ def train_step(self:Trainer):
     r, k = self.recipe, self.step
     random = torch.default_generator if self.acc.device.type == "cpu" else torch        # the latter visits all devices, which takes its time
     random.manual_seed(step_seed(r.seed, k, "dropout", self.acc.process_index))
+    rng = Rng(step_seed(r.seed, k), device=self.acc.device)
+    whole = self.data.batch(self.order(k), rng)
     for i in range(r.accumulate):
         with self.acc.accumulate(self.net):
-            loss = self.part_loss(self.acc.process_index*r.accumulate + i)
+            loss = self.part_loss(whole, rng, self.acc.process_index*r.accumulate + i)
             self.acc.backward(loss)
         self.losses.append(loss.detach())
     self.norm = self.acc.clip_grad_norm_(self.params, r.clip)
@@ -280,12 +293,11 @@ def train_step(self:Trainer):
 
 # %% ../nbs/04_train.ipynb #b371f9be
 @patch
-def part_loss(self:Trainer, i):
-    "The mean loss of the i-th part of this step's batch."
-    r, k = self.recipe, self.step
-    rng = Rng(step_seed(r.seed, k), device=self.acc.device, part=(i, self.parts))
-    batch = self.data.batch(self.order(k).chunk(self.parts)[i], rng)
-    net = bind(self.net, batch.get("y"), r.label_dropout, rng)
+def part_loss(self:Trainer, whole, rng, i):
+    "The mean loss of the i-th part of this step's batch; labels reach a network that knows classes."
+    rng, batch = rng.cut(i, self.parts, whole["x1"]), {k: v.chunk(self.parts)[i] for k, v in whole.items()}
+    told = bind(self.net, batch.get("y"), self.recipe.label_dropout, rng)            # draws, whoever is told
+    net = told if getattr(self.raw, "classes", 0) else self.net
     return self.flow.loss(net, batch["x1"], rng, x0=batch.get("x0")).mean()
 
 # %% ../nbs/04_train.ipynb #e73ea551
@@ -348,8 +360,8 @@ def same_run(
     out, # for the message
 ):
     "ValueError, naming each difference, when a checkpoint belongs to another configuration."
-    flat = lambda c: {f"{a}.{b}": v for a in c for b, v in c[a].items() if b not in FREE}
-    old, new = flat(json.loads(json.dumps(old))), flat(json.loads(json.dumps(new)))
+    entries = lambda c: {f"{a}.{b}": v for a in c for b, v in c[a].items() if b not in FREE}
+    old, new = entries(json.loads(json.dumps(old))), entries(json.loads(json.dumps(new)))
     diff = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
     if diff: raise ValueError(f"resume: '{out}' holds a run of another configuration ({'; '.join(diff)}); give another folder, or the same settings")
 
@@ -360,8 +372,11 @@ def restore(self:Trainer):
     found = newest_state(self.out/"state")
     if found is None: return self.trim_log()
     path, tensors, meta = found
-    same_run(meta["config"], self.config, self.out)
     part = lambda name: {k.removeprefix(name + "/"): v for k, v in tensors.items() if k.startswith(name + "/")}
+    was, now = meta["config"].get("net", {}), self.config["net"]
+    own = [state_digest({k: p[k] for k in self.raw.state_dict() if k in p}) for p in (part("net"), part("ema"))]
+    if now["start"] in own: now["start"] = was.get("start")                      # the very network that this run has trained
+    same_run(meta["config"], self.config, self.out)
     self.raw.load_state_dict(part("net"))
     self.average.load_state_dict(part("ema"))
     n = len(list(self.raw.parameters()))
@@ -369,6 +384,18 @@ def restore(self:Trainer):
     self.step, self.loss, self.spent = meta["step"], meta["loss"], meta["seconds"]
     self.begun -= self.spent
     self.trim_log()
+    self.resumed = True
+
+# %% ../nbs/04_train.ipynb #f2de0a70
+@patch
+def left(self:Trainer) -> str:
+    "What is left of the budget, in its own unit."
+    return f"{max(0., self.budget.amount*(1 - self.fraction)):,.4g} {self.budget.unit} to do"
+
+@patch
+def say(self:Trainer, what):
+    "A line on the terminal, from the process that writes."
+    if main_process(): print(f"{self.out}: {what}", file=sys.stderr, flush=True)
 
 # %% ../nbs/04_train.ipynb #6afb992e
 @patch
@@ -389,14 +416,16 @@ def preview(self:Trainer):
     "A grid of samples of the averaged network, written to samples.png; points have no picture."
     self.shown = time.monotonic()
     if len(self.data.shape) != 3 or not main_process(): return
-    labels = torch.arange(64, device=self.acc.device) % self.data.classes if self.data.classes else None
-    out = sample(self.flow, self.average, 64, self.data.shape, labels=labels, solver="heun", nfe=40, device=self.acc.device)
+    nfe = {} if "nfe" in self.flow.sampler else {"nfe": 40}                       # cheap where the flow's own sampler is adaptive
+    try: out = sample(self.flow, self.average, 64, self.data.shape, labels=own_labels(self.average, 64), device=self.acc.device, **nfe)
+    except (RuntimeError, ValueError) as e: return self.say(f"no samples drawn at step {self.step} ({e})")
     save_grid(out.x, self.out/"samples.png")
 
 # %% ../nbs/04_train.ipynb #723175e7
 @patch
 def run(self:Trainer, progress=True):
     "Train until the budget is spent or a signal asks to stop."
+    if progress and self.resumed: self.say(f"resumed at step {self.step}, {self.left()}")
     bar = tqdm(total=100, disable=not progress or not main_process(), unit="%", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}",
                desc=self.out.name, mininterval=1 if sys.stderr.isatty() else 15)
     with stop_signals() as stop, torch.random.fork_rng():
@@ -409,6 +438,7 @@ def run(self:Trainer, progress=True):
             self.keep(force=done)
     bar.close()
     for t in self.acc.trackers: t.finish()
+    if self.signal: self.say(f"stopped at step {self.step}, {self.left()}; give the same call or command again to go on, or sample what it has learnt so far by this folder")
     if self.signal: raise KeyboardInterrupt if self.signal == signal.SIGINT else SystemExit(128 + self.signal)
 
 @patch
@@ -428,9 +458,23 @@ def finish(self:Trainer):
     save_net(self.average, self.out, run=self.config)
 
 # %% ../nbs/04_train.ipynb #abc5a4d4
+def checkpoint_net(
+    folder, # of a run that is not finished
+    net:nn.Module=None, # a module of your own to put the weights into
+) -> tuple: # the averaged network, and the run's configuration
+    "What a run had learnt at its newest checkpoint."
+    found = newest_state(Path(folder)/"state")
+    if found is None: raise FileNotFoundError(f"folder: '{folder}' holds neither a finished run nor a checkpoint of one; give the folder of a run")
+    _, tensors, meta = found
+    run = meta["config"]
+    net = build_net(run.get("net", {})) if net is None else net
+    net.load_state_dict({k.removeprefix("ema/"): v for k, v in tensors.items() if k.startswith("ema/")})
+    return ready(net, run), run
+
+# %% ../nbs/04_train.ipynb #b3848c26
 def train(
     flow:Flow, # what to train
-    net:Net, # the network to start from; trained in place
+    net:nn.Module, # the network to start from, trained in place: one of this library, or a module of your own that is called as `net(x, c)`, or `net(x, c, y)` where it says by `classes` how many it knows
     data, # a `Data` set or a coupling
     out, # the run's folder
     recipe:Recipe=None, # how; None is `Recipe()`
@@ -459,7 +503,7 @@ class Preset:
     draw: dict       # how to simulate them
 
 def _preset(net, budgets, pairs, tol, **recipe):
-    return Preset(net, *[Recipe(b, **recipe) for b in budgets], pairs, dict(rtol=tol, atol=tol))
+    return Preset(net, *[Recipe(b, **recipe) for b in budgets], pairs, dict(solver="rk45", rtol=tol, atol=tol))
 
 PRESETS = {
     "points": _preset(dict(width=128), ("1500 steps",)*3, 20_000, 1e-3, batch=512),

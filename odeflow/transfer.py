@@ -17,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 
 from .data import Data, grid, replacing, show
 from .flow import Flow, integrate
+from .nets import own_labels
 from .rectified import RectifiedFlow, l2
 
 # %% ../nbs/32_transfer.ipynb #1a7cea3b
@@ -41,6 +42,7 @@ class Paired:
         if pairing not in PAIRINGS: raise ValueError(f"pairing: {pairing!r} is not one of {', '.join(PAIRINGS)}")
         self.prior, self.data, self.pairing = prior, data, pairing
         self.shape, self.classes, self.name = data.shape, data.classes, f"{data.name}, {pairing} pairs"
+        self.names, self.shares = data.names, data.shares
 
     def __len__(self): return len(self.data)
     def to(self, device): return Paired(self.prior, self.data.to(device), self.pairing)
@@ -48,7 +50,8 @@ class Paired:
     def digest(self): return self.data.digest()
 
     def batch(self, index, rng):
-        "The data at these indices, each with a start."
+        "The data at the indices of a whole batch, each with a start."
+        if rng.part != (0, 1): raise ValueError(f"rng: it is cut into {rng.part[1]} parts, but pairs are matched over the whole batch; ask for that, then cut the pairs")
         b = self.data.batch(index, rng)
         x0 = self.prior.sample(len(index), self.shape, rng).to(b["x1"])
         return b | {"x0": PAIRINGS[self.pairing](x0, b["x1"])}
@@ -80,6 +83,7 @@ def cycle_error(
     **how, # options of `integrate`: solver, nfe, rtol, atol, labels
 ) -> float: # root of the mean square over all numbers
     "How far from home the way back ends: $\\lVert T^{-1}(T(x_0))-x_0\\rVert/\\sqrt{nd}$."
+    how = {"labels": own_labels(net, len(x0))} | how
     there = integrate(flow, net, x0, **how).x
     back = integrate(flow, net, there, reverse=True, **how).x
     return float((back - x0).square().mean().sqrt())

@@ -97,7 +97,6 @@ def test_bad_input_gets_one_sentence(tmp_path, params, says):
     assert not list((tmp_path/"runs").rglob("*.safetensors"))
 
 @pytest.mark.parametrize("words, says", [
-    ("rf --rounds two", "rounds: 'two' is of type str, not int"),
     ("rf --rounds 0", "rounds: 0 is not accepted; give 1 or more"),
     ("rf --dataset digitz", "dataset: 'digitz' is not one of digits, digits-train, digits-test, mnist"),
     ("rf --budget while", "budget: 'while' is not an amount and a unit"),
@@ -125,6 +124,10 @@ def test_a_bad_job_gets_one_sentence(tmp_path, monkeypatch, capsys, words, says)
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("odeflow.train: ") and says in said, said
     assert not list((tmp_path/"runs").rglob("*.safetensors"))
+
+def test_a_word_that_is_no_number_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit, match="^2$"): main(["rf", "--rounds", "two"])
+    assert "argument --rounds: 'two' is no int; give 1 or more" in capsys.readouterr().err
 
 def test_forty_pictures_of_mixed_formats_with_classes(tmp_path):
     "Trained with their classes from a folder, then sampled and encoded by the command line."
