@@ -137,15 +137,15 @@ def test_inception_score_of_ten_sure_classes(order, batch):
     assert 9.45 < s.value()[0] < 10.0001
 
 def test_error_bars_of_a_conditional_model():
-    "300 samples, classes in turn: 2.34 and (KID) 0.49 were said, shuffled 0.16 to 0.28 and 0.045 to 0.1."
-    pipe, y, d = Pipeline.from_pretrained("digits-1-rf-classes"), torch.arange(300) % 10, digits()
-    x = sample(pipe.flow, pipe.net, 300, pipe.shape, solver="heun", nfe=10, labels=y).x
+    "200 samples, classes in turn: 2.60 and (KID) 0.59 were said, shuffled 0.3 to 0.41 and 0.12 to 0.16."
+    pipe, y, d = Pipeline.from_pretrained("digits-1-rf-classes"), torch.arange(200) % 10, digits()
+    x = sample(pipe.flow, pipe.net, 200, pipe.shape, solver="heun", nfe=6, labels=y).x
     f, g = (classifier_features(z).double() for z in (x, d.x))
     moments = lambda z: [Moments().update(b) for b in blocks(z)]
     distance = lambda a, b: frechet(*(functools.reduce(Moments.merge, z, Moments()) for z in (a, b)))
     bars = {jackknife(distance, moments(f[o(y)]), moments(g[p(d.y)])) for o in ORDERS.values() for p in ORDERS.values()}
     kids = {kid_exact(blocks(f[o(y)]), blocks(g))[1] for o in ORDERS.values()}
-    assert len(bars) == len(kids) == 1 and .1 < bars.pop() < .35 and .03 < kids.pop() < .15
+    assert len(bars) == len(kids) == 1 and .1 < bars.pop() < .6 and .04 < kids.pop() < .25
 
 def test_error_bars_are_of_the_right_size():
     "Against the spread of 60 repetitions, for ten clusters and labels by chance; both are known to a tenth."
