@@ -696,7 +696,7 @@ ROUNDING = "samples clipped to [-1, 1], then rounded to the nearest of 256 level
 def story(net) -> dict:
     "What a number depends on besides its samples: code, weights, layer, rounding, device."
     return {"network": type(net).__name__, "layer": net.layer, "code": net.code, "weights": net.weights, "rounding": ROUNDING,
-            "error_bars": "ten blocks of the kept rows, dealt in an order that pictures and seed fix, one left out at a time",
+            "error_bars": "ten blocks of the kept rows, dealt by picture and seed whatever their order, one left out",
             "device": str(net.device), "torch": torch.__version__, "odeflow": version("odeflow")}
 
 # %% ../nbs/40_metrics.ipynb #bf185b76
