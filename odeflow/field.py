@@ -26,13 +26,13 @@ def log_weights(
 # %% ../nbs/20_field.ipynb #c009
 def poisson_field(
     points:Tensor, # (B, N+1), the last number of each is z
-    data:Tensor, # (L, N) charges in the plane z = 0
+    data:Tensor, # (L, N) charges in the plane z = 0; of float64, where many calls share them
 ) -> Tensor: # (B, N+1), away from the charges; its z component is z
     "$\\sum_iw_i(\\tilde y-\\tilde x_i)$ with $w_i\\propto d_i^{-(N+1)}$, exact over all data, in chunks (Xu et al. 2022)."
     _check(points, data)
     x = points.double()
     top, total, pull = x.new_full((len(x), 1), -math.inf), x.new_zeros(len(x), 1), torch.zeros_like(x[:, :-1])
-    for part in data.split(max(1, 2**22//(len(x) + x.shape[1]))):          # 32 MB of doubles at a time
+    for part in data.split(max(1, 2**20//(len(x) + x.shape[1]))):          # 8 MB of doubles at a time
         logw = log_weights(x, part := part.double())
         new = torch.maximum(top, logw.amax(1, keepdim=True))
         w, old = (logw - new).exp(), (top - new).exp()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .flow import Flow, Gaussian, Rng, expand
 from .prior import RadialPrior
-from .pfgm import charges, large_batch
+from .pfgm import charges, held, large_batch
 
 # %% ../nbs/23_pfgmpp.ipynb #p007
 def kernel_weights(
@@ -134,9 +134,9 @@ def target(self:PFGMPP,
     "The image that was perturbed, or the mean of a batch of data given the state (Xu, Tong and Jaakkola 2023)."
     if self.field_batch == 0: return x1
     if not hasattr(self, "charges"): raise ValueError("data: stable targets need all data; call fit(data) first, as training does")
-    self.charges = self.charges.to(x1)
-    data = large_batch(x1, self.charges, self.field_batch, rng)
-    return (kernel_weights(x.flatten(1), sigma, data, self.D) @ data.double()).to(x).reshape(x.shape)
+    self.charges = held(self.charges, x1, self.field_batch)
+    data = large_batch(x1, self.charges, self.field_batch, rng).double()
+    return (kernel_weights(x.flatten(1), sigma, data, self.D) @ data).to(x).reshape(x.shape)
 
 @patch
 def loss(self:PFGMPP, net, x1, rng, x0=None):

@@ -103,4 +103,5 @@ def exact_field(
     data:Tensor, # (L, N) the charges
 ): # the function (x, log z) -> dx/dlog z
     "$\\mathrm dx/\\mathrm d\\log z=z\\,E_x/E_z$ with the field of all charges."
+    data = data.double()                                                  # once
     return lambda x, t: poisson_field(torch.cat([x, t.exp()[:, None]], 1), data)[:, :-1]
