@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # The kernel of .venv comes before any `python3` kernel that the user has elsewhere.
 export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
-.PHONY: help demo table records models architectures rehearsal test faults bench lab run readme docs clean
+.PHONY: help demo table records models architectures rehearsal test faults peers bench lab run readme docs clean
 help:
 	@echo "make demo             train a 1- and a 2-rectified flow on handwritten digits, into runs/"
 	@echo "make table            train every system on digits, two at a time (about an hour), into runs/table/; give it again to continue"
@@ -15,6 +15,7 @@ help:
 	@echo "make test             run every chapter and all tests"
 	@echo "make rehearsal        the queue of GPU runs at toy size on a CPU: data in parts, jobs, a run that is cut short and travels, the table"
 	@echo "make faults           kill trainings and drawings 200 times each at random moments, fill disks, damage files; KILLS=50 kills less often"
+	@echo "make peers            install other people's codes beside ours, compare, and show the table of agreement"
 	@echo "make bench            run the benchmarks of tests/bench"
 	@echo "make lab              open the book in JupyterLab"
 	@echo "make run NB=02_solve  export, execute and clean one chapter, in place"
@@ -124,6 +125,10 @@ rehearsal: $(STAMP)
 
 faults: $(STAMP)
 	KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/test_faults.py tests/test_pickle.py
+
+peers: $(STAMP)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev,peers]" || $(BIN)/python -m pip install --quiet --editable ".[dev,peers]"
+	OMP_NUM_THREADS=1 $(BIN)/python tests/test_peers.py
 
 bench: $(STAMP)
 	ODEFLOW_BENCH=$${ODEFLOW_BENCH:-nbs/records/speed} $(BIN)/python -m pytest -q -s tests/bench
