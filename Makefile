@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # The kernel of .venv comes before any `python3` kernel that the user has elsewhere.
 export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 
-.PHONY: help demo table records models architectures rehearsal test faults bench lab run readme docs clean
+.PHONY: help demo table records models architectures rehearsal test faults peers bench lab run readme docs clean
 help:
 	@echo "make demo             train a 1- and a 2-rectified flow on handwritten digits, into runs/"
 	@echo "make table            train every system on digits, two at a time (about an hour), into runs/table/; give it again to continue"
@@ -15,6 +15,7 @@ help:
 	@echo "make test             run every chapter and all tests"
 	@echo "make rehearsal        the queue of GPU runs at toy size on a CPU: data in parts, jobs, a run that is cut short and travels, the table"
 	@echo "make faults           kill trainings and drawings 200 times each at random moments, fill disks, damage files; KILLS=50 kills less often"
+	@echo "make peers            install other people's codes beside ours, compare, and show the table of agreement"
 	@echo "make bench            run the benchmarks of tests/bench"
 	@echo "make lab              open the book in JupyterLab"
 	@echo "make run NB=02_solve  export, execute and clean one chapter, in place"
@@ -115,7 +116,8 @@ records: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/bench -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/test_peers.py -n 2
+	@$(MAKE) --no-print-directory peers
 
 KILLS ?= 200
 rehearsal: $(STAMP)
@@ -124,6 +126,12 @@ rehearsal: $(STAMP)
 
 faults: $(STAMP)
 	KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/test_faults.py tests/test_pickle.py
+
+# The optional extra is installed once, and by `make test` after all else was tested without it.
+PEERS := diffusers flow_matching ot prdc torchcfm
+peers: $(STAMP)
+	@$(BIN)/python -c 'from importlib.util import find_spec as f; exit(not all(map(f, "$(PEERS)".split())))' || $(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev,peers]" || $(BIN)/python -m pip install --quiet --editable ".[dev,peers]"
+	OMP_NUM_THREADS=1 $(BIN)/python tests/test_peers.py
 
 bench: $(STAMP)
 	ODEFLOW_BENCH=$${ODEFLOW_BENCH:-nbs/records/speed} $(BIN)/python -m pytest -q -s tests/bench
