@@ -166,6 +166,7 @@ def held(
     "The charges where `x1` is; of float64 where every step asks for all of them, so that they are converted once."
     return charges.to(x1.device, torch.float64 if size is None else x1.dtype)
 
+# %% ../nbs/22_pfgm.ipynb #a4bbd9f0
 @patch
 def loss(self:PFGM, net, x1, rng, x0=None):
     "Squared error of the N+1 numbers, their mean (Xu et al. 2022, Algorithm 1)."

@@ -77,10 +77,11 @@ def test_torchrun_and_a_signal_that_stops_all_after_the_same_step(tmp_path):
     script = "import sys; sys.path.insert(0, sys.argv[1]); from test_processes import training; training(*sys.argv[2:])"
     torchrun = [str(Path(sys.executable).parent/"torchrun"), "--standalone", "--nproc_per_node", "2", "--no-python", sys.executable, "-c", script]
     job = subprocess.Popen([*torchrun, str(Path(__file__).parent), str(tmp_path), "100000 steps"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while job.poll() is None and not (tmp_path/"metrics.jsonl").exists(): time.sleep(.05)
+    log = tmp_path/"metrics.jsonl"
+    while job.poll() is None and not (log.exists() and log.read_text()): time.sleep(.05)
     job.send_signal(signal.SIGTERM)
     job.wait()
-    last = json.loads((tmp_path/"metrics.jsonl").read_text().splitlines()[-1])["step"]
+    last = json.loads(log.read_text().splitlines()[-1])["step"]
     assert newest_state(tmp_path/"state")[2]["step"] == last
 
 def test_sampling_is_shared_out(tmp_path):
