@@ -4,6 +4,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # The kernel of .venv comes before any `python3` kernel that the user has elsewhere.
 export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
+# Modules are compiled once, not by every one of a hundred processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo table records models architectures rehearsal test faults peers bench lab run readme docs clean
 help:
