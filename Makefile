@@ -118,7 +118,7 @@ records: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/test_peers.py -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/test_peers.py -n 2 --dist worksteal
 	@$(MAKE) --no-print-directory peers
 
 KILLS ?= 200
