@@ -118,8 +118,7 @@ records: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/test_peers.py -n 2 --dist worksteal
-	@$(MAKE) --no-print-directory peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/bench -n 2 --dist worksteal --durations=12
 
 KILLS ?= 200
 rehearsal: $(STAMP)
@@ -129,7 +128,7 @@ rehearsal: $(STAMP)
 faults: $(STAMP)
 	KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/test_faults.py tests/test_pickle.py
 
-# The optional extra is installed once, and by `make test` after all else was tested without it.
+# With the optional extra; without it `make test` compares with the peers that are installed anyway, and skips the others.
 PEERS := diffusers flow_matching ot prdc torchcfm
 peers: $(STAMP)
 	@$(BIN)/python -c 'from importlib.util import find_spec as f; exit(not all(map(f, "$(PEERS)".split())))' || $(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev,peers]" || $(BIN)/python -m pip install --quiet --editable ".[dev,peers]"
