@@ -202,7 +202,7 @@ def curve(self:Experiment) -> list: # rows
 def finish(self:Experiment) -> dict: # system -> straightness per dimension
     "Measure how straight the paths are, and complete the run's result.json."
     d, flows = math.prod(self.data.shape), [m for m in self.members if not m.distilled]
-    bend = {m.system: straightness(m.flow, m.net, 100, self.data.shape, steps=20, device=self.device)/d for m in flows}
+    bend = {m.system: straightness(m.flow, m.net, min(100, self.cfg.samples), self.data.shape, steps=20, device=self.device)/d for m in flows}
     self.results.finish(straightness=bend, **self.facts())
     return bend
 
@@ -351,7 +351,7 @@ def pictures(self:Experiment):
     fig, axs = plt.subplots(rows, cols, figsize=(2.6*cols, 3*rows), squeeze=False, layout="constrained")
     for ax in axs.flat: ax.axis("off")
     for ax, (m, how), r in zip(axs.flat, self.cases, self.rows):
-        n = 64 if images else 1000
+        n = min(64 if images else 1000, self.cfg.samples)
         x = sample(m.flow, m.net, n, self.data.shape, device=self.device, labels=own_labels(m.net, n), **how).x.cpu()
         show(x, ax, rows=8) if images else ax.scatter(*x[:, :2].T, s=2)
         ax.set_title(f"{m.system}{' distilled' if m.distilled else ''}\n{how['solver']}, NFE {r['nfe']:.0f}", fontsize=10)
@@ -363,11 +363,11 @@ def trajectories(self:Experiment,
 ):
     "Trajectories of each flow along the data's two widest directions, in the data's units."
     import matplotlib.pyplot as plt
-    some = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0))[:5000]                # data may lie in order of their classes
+    n, some = min(40, self.cfg.samples), torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0))[:5000]  # data may lie in order of their classes
     axes, flows = torch.pca_lowrank(self.data.batch(some)["x1"].flatten(1), 2)[2], [m for m in self.members if not m.distilled]
     fig, axs = plt.subplots(1, len(flows), figsize=(3.6*len(flows), 3.6), squeeze=False)
     for ax, m in zip(axs.flat, flows):
-        path = sample(m.flow, m.net, 40, self.data.shape, solver="rk4", nfe=160 + m.flow.final_nfe, path=40, labels=own_labels(m.net, 40), device=self.device).path.flatten(2).cpu() @ axes
+        path = sample(m.flow, m.net, n, self.data.shape, solver="rk4", nfe=160 + m.flow.final_nfe, path=40, labels=own_labels(m.net, n), device=self.device).path.flatten(2).cpu() @ axes
         ax.plot(*path.permute(2, 0, 1), c="C0", lw=.6); ax.scatter(*path[-1].T, s=6, c="C1", zorder=3)
         edge = min(float(path.abs().max()), 3*float(path[-1].abs().max()))*1.05                    # some starts are too far away to be shown
         ax.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal"); ax.set_title(f"{m.system}: S per dimension {bend[m.system]:.3g}", fontsize=10)
