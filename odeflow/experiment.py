@@ -363,7 +363,8 @@ def trajectories(self:Experiment,
 ):
     "Trajectories of each flow along the data's two widest directions, in the data's units."
     import matplotlib.pyplot as plt
-    n, some = min(40, self.cfg.samples), torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0))[:5000]  # data may lie in order of their classes
+    n = min(40, self.cfg.samples)
+    some = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0))[:5000]                # data may lie in order of their classes
     axes, flows = torch.pca_lowrank(self.data.batch(some)["x1"].flatten(1), 2)[2], [m for m in self.members if not m.distilled]
     fig, axs = plt.subplots(1, len(flows), figsize=(3.6*len(flows), 3.6), squeeze=False)
     for ax, m in zip(axs.flat, flows):

@@ -65,7 +65,7 @@ def test_against_broadcast(benchmark, B, L):
     benchmark.pedantic(lambda: poisson_field(y, x), rounds=5)
     assert (poisson_field(y, x) - shared(y.double(), x.double())).norm(dim=1).max() < 1e-4*shared(y, x).norm(dim=1).min()
     assert times["held"][1] < 1.5*times["products"][1] and times["poisson_field"][1] < 2*times["products"][1], "processor time"
-    assert times["broadcast"][1] > times["shared"][1] > 5*times["held"][1], "processor time"
+    assert times["broadcast"][1] > 50*times["held"][1] and times["shared"][1] > 5*times["held"][1], "processor time"
     assert memory["poisson_field"] < min(memory["broadcast"], memory["shared"])/10
 
 def processor():
