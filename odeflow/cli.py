@@ -86,7 +86,7 @@ def check_file(
 def check_device(device):
     "One sentence where a device is not there."
     try: float(torch.zeros(1, device=device))
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError):
         there = "'cpu' or 'cuda'" if torch.cuda.is_available() else "'cpu'"
         raise ValueError(f"device: {device!r} is not available here; give {there}") from None
 
@@ -129,8 +129,9 @@ def as_label(
     word:str, # of the command line, or None
     names:tuple, # of the classes that a model knows
 ): # a name, a number, or the word, for the model to refuse
-    "A class by its name where there is one of that name, else by its number."
-    return int(word) if word not in (None, *names) and word.removeprefix("-").isdecimal() else word
+    "A class by its name where there is one of that name, else by its number, unless the names are numbers themselves."
+    named = word in (None, *names) or word != "-1" and bool(names) and all(k.isdecimal() for k in names)
+    return int(word) if not named and word.removeprefix("-").isdecimal() else word
 
 def check_room(n:int, shape:tuple):
     "One sentence when so many samples cannot fit: ten states of float32 each, and a stream of random numbers."
@@ -209,3 +210,6 @@ def unpack(
 ):
     "The folder that was packed, checked part by part."
     print(unpack_folder(parts, folder))
+
+# %% ../nbs/44_cli.ipynb #ceb6afe5
+if __name__ == "__main__" and Path(sys.argv[0]).name == "cli.py": sys.exit(main())     # python -m odeflow.cli

@@ -12,7 +12,7 @@ __all__ = ['TOYS', 'RASTER', 'NAMED', 'to_float', 'to_uint8', 'as_bytes', 'named
            'WriteError', 'writing', 'replacing', 'show', 'picture_format', 'save_grid']
 
 # %% ../nbs/01_data.ipynb #8019d21e
-import errno, hashlib, io, math, os, re, shutil, stat, tempfile, zipfile
+import errno, hashlib, io, math, os, re, shutil, stat, tempfile, warnings, zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def as_bytes(
     if not x.is_floating_point(): return to_uint8(x, name)
     lost = int((~x.isfinite()).flatten(1).any(1).sum())
     if lost: raise ValueError(f"{name}: {lost} of {len(x)} pictures are not finite; drop or repair them")
-    if (x.abs() > 16).any():
+    if (x.abs() > 16).any() or 0 <= x.min() and x.max() > 2:
         raise ValueError(f"{name}: numbers from {x.min():.4g} to {x.max():.4g}; "
                          "give floats in [-1, 1], or bytes, 0 to 255 as uint8")
     return to_uint8(x)
@@ -100,6 +100,7 @@ class Data:
         flip:bool=False, # mirror pictures at random, left to right
         names:tuple=None, # of the classes; None are their numbers
     ):
+        x, y = (torch.as_tensor(v) if isinstance(v, (np.ndarray, list)) else v for v in (x, y))
         if (x.ndim, x.dtype) not in ((4, torch.uint8), (2, torch.float32)) or not len(x):
             raise ValueError(f"x: {x.dtype} of shape {tuple(x.shape)} given for {name}; "
                              "a data set is a tensor, uint8 (n, C, H, W) or float32 (n, d), with n at least 1")
@@ -351,6 +352,8 @@ def _disguised(im):
     "What is wrong with a picture that Pillow cuts to 8 bits, if anything is; asked before it is read."
     wide = re.search(";16|65535", str([t[3] for t in im.tile]))
     signed = 2 in np.atleast_1d(getattr(im, "tag_v2", {}).get(339, 1))
+    bits = max(np.atleast_1d(getattr(im, "tag_v2", {}).get(258, 8)))
+    if 8 < bits < 16: return f"holds numbers of {bits} bits; convert it to 8 bits"
     if signed and im.mode in ("L", "LA", "RGB", "RGBA"): return "holds signed 8-bit numbers; convert it to unsigned ones"
     if wide and im.mode in ("RGB", "RGBA") and np.asarray(im)[..., :3].max() <= (im.format == "PPM"):
         return "holds 16-bit colours of at most 255, which are 8-bit numbers in a wider type; convert it to 8 bits"
@@ -408,7 +411,8 @@ def folder(path, resize=None) -> Data:
     "The pictures of a folder."
     files = picture_files(path)
     mode = "L" if all(is_grey(f) for f in files) else "RGB"
-    shape, name = read_picture(files[0], mode, resize).shape, lambda f: f.relative_to(path).as_posix()
+    name, square = lambda f: f.relative_to(path).as_posix(), ({"L": 1, "RGB": 3}[mode], resize, resize)
+    shape = square if resize else read_picture(files[0], mode).shape
     x = room((len(files), *shape))
     for i, f in enumerate(files):
         u = read_picture(f, mode, resize)
@@ -417,6 +421,8 @@ def folder(path, resize=None) -> Data:
         x[i] = u
     tops = ["".join(f.relative_to(path).parts[:-1][:1]) for f in files]
     names = sorted(set(tops), key=natural) if "" not in tops and len(set(tops)) > 1 else None
+    if "" in tops and set(tops) != {""}:
+        warnings.warn(f"dataset: '{name(files[tops.index('')])}' lies beside the folders of '{path}', so its pictures have no classes; move it into one of them")
     y = None if names is None else torch.tensor([names.index(t) for t in tops])
     return Data(torch.from_numpy(x), y, Path(path).resolve().name, names=names)
 
@@ -445,6 +451,7 @@ def load_data(
     "A data set by name or path."
     if n is not None and (n < 1 or source not in TOYS): raise ValueError(f"n: {n} given for '{source}'; give 1 or more, and only for a toy ({', '.join(TOYS)})")
     if resize is not None and (resize < 1 or source in TOYS): raise ValueError(f"resize: {resize} given for '{source}'; give 1 or more pixels, and only for pictures")
+    if not isinstance(source, (str, os.PathLike)): raise TypeError(f"source: {type(source).__name__} is neither a name nor a path; of arrays, Data(x, y) makes a set")
     path, (name, _, label) = Path(source), str(source).partition("/")
     if name in NAMED and label and (label.isdecimal() or not path.exists()):
         return load_data(name, resize=resize, flip=flip).only(label)

@@ -88,14 +88,14 @@ COMMON = {  # parameters of every experiment: types, test, what is accepted, def
     "batch": (optional(int), lambda v: v is None or v >= 1, "1 or more", None, "samples a step; None: the preset's"),
     "lr": (optional(float), lambda v: v is None or v > 0, "a positive number", None, "learning rate; None: the preset's"),
     "pairs": (optional(int), lambda v: v is None or v >= 1, "1 or more", None, "pairs of a coupling; None: the preset's"),
-    "samples": (int, lambda v: v >= 2, "2 or more", 2000, "samples to judge each flow by"),
+    "samples": (int, lambda v: v >= 5, "5 or more", 2000, "samples to judge each flow by"),
     "tol": (float, lambda v: 0 < v < 1, "between 0 and 1", 1e-3, "tolerance of RK45 in full simulation"),
     "resize": (optional(int), lambda v: v is None or v >= 4, "4 or more", None, "crop pictures to squares of this size"),
     "flip": (*TRUTH, False, "mirror pictures at random"),
     "precision": (optional(str), lambda v: v in (None, "no", "bf16"), "'no' or 'bf16'", None, "no (float32) or bf16; None: the preset's"),
     "compile": (optional(bool), None, "True or False", None, "whether to compile the network with torch.compile; None: the preset's"),
     "device": (optional(str), None, "'cpu', 'cuda', 'mps' or None", None, "cpu, cuda, mps; None takes the best there is"),
-    "seed": (int, lambda v: v >= 0, "0 or more", 0, "of weights, batches and noise"),
+    "seed": (int, lambda v: 0 <= v < 2**63, "0 or more, below 2**63", 0, "of weights, batches and noise"),
     "resume": (*TRUTH, True, "continue what `out` holds; False demands a fresh folder"),
     "fid": (*TRUTH, False, "pictures: also FID, precision and recall in the FID network, which is slow on a CPU"),
 }
@@ -112,6 +112,7 @@ class Experiment:
     ):
         self.cfg, self.device = cfg, accelerator(cfg.device).device.type
         self.data = self.load(getattr(cfg, self.learns))
+        if len(self.data) < 5: raise ValueError(f"{self.learns}: {self.data.name} holds {_count(len(self.data), 'sample')}, too few to be measured against; give 5 or more")
         if cfg.classes and not self.data.classes: raise ValueError(f"classes: True, but {self.data.name} has none; give data with labels, or classes=False")
         self.plan, (self.system, self.flow) = preset(cfg.preset, self.data.shape), self.make(cfg)
         self.flow.fit(self.data)
@@ -487,7 +488,8 @@ def main(
     given = vars(parser().parse_args(args))
     name, debug = given.pop("experiment"), given.pop("debug", False)
     def work():
-        e = run(name, **given)
+        try: e = run(name, **given)
+        except KeyboardInterrupt: say(f"odeflow.train: interrupted; what is written in '{given['out']}' is kept, and the same command goes on from there"); raise
         if main_process(): print(table(e.rows).markdown())
     return guarded(work, "odeflow.train", debug)
 

@@ -6,7 +6,7 @@ Docs: https://odeflow.github.io/odeflow/flow.html.md"""
 
 # %% auto #0
 __all__ = ['FLOWS', 'CPU_PIECE', 'SOLVERS', 'NOISE', 'Rng', 'sample_seeds', 'flat', 'in_shares', 'Gaussian', 'Flow', 'prior_name',
-           'rebuild', 'expand', 'check_labels', 'Field', 'solver', 'get_solver', 'euler', 'own_sampler',
+           'rebuild', 'expand', 'check_labels', 'Field', 'check_answer', 'solver', 'get_solver', 'euler', 'own_sampler',
            'check_arrived', 'Samples', 'sample', 'integrate', 'evaluating', 'Path', 'check_flow']
 
 # %% ../nbs/00_flow.ipynb #a68a390f
@@ -36,7 +36,8 @@ class Rng:
             k, m = self.part
             return f((n*m, *shape), generator=self.stream, device=self.stream.device)[k*n:(k + 1)*n]
         if n != len(self.streams): raise ValueError(f"n: {n} samples asked of {len(self.streams)} seeds; give one seed a sample")
-        return torch.stack([f(tuple(shape), generator=g) for g in self.streams])
+        draws = [f(tuple(shape), generator=g) for g in self.streams]
+        return torch.stack(draws) if n else f((0, *shape), generator=None, device="cpu")
 
     def normal(self, n, shape=()): return self._draw(torch.randn, n, shape)
     def uniform(self, n, shape=()): return self._draw(torch.rand, n, shape)
@@ -122,7 +123,7 @@ class Gaussian:
     def log_prob(self,
         x:Tensor, # (n, *shape)
     ) -> Tensor: # (n,), nats
-        d = x[0].numel()
+        d = math.prod(x.shape[1:])
         return -0.5*flat(x/self.std).square().sum(1) - d*(math.log(self.std) + 0.5*math.log(2*math.pi))
 
     @property
@@ -159,7 +160,8 @@ Flow.__init_subclass__ = classmethod(lambda cls: FLOWS.update({cls.__name__: cls
 @patch
 def describe(self:Flow) -> dict:
     "The constants that define this flow, for a run's config.json."
-    plain = {k: str(v) if v == math.inf else v for k, v in vars(self).items() if v is None or isinstance(v, (int, float, str, tuple))}      # JSON knows no infinity
+    told = {k: v for k, v in vars(self).items() if not k.startswith("_") and (v is None or isinstance(v, (int, float, str, tuple)))}
+    plain = {k: str(v) if v == math.inf else v for k, v in told.items()}      # JSON knows no infinity
     return {"flow": type(self).__name__, "prior": prior_name(self.prior), **plain}
 
 def prior_name(prior) -> str:
@@ -173,6 +175,16 @@ def fit(self:Flow,
     "Take from the data what the system's constants need; most systems need nothing."
     return self
 
+@patch
+def settle(self:Flow,
+    data, # the training set
+):
+    "For `fit`: from now on the constants are those of this data set; ValueError where they are those of another."
+    new = data.digest()
+    if getattr(self, "_settled", new) != new:
+        raise ValueError(f"data: this {type(self).__name__} has its constants from other data, and what was trained there needs them; make a new flow")
+    self._settled = new
+
 # %% ../nbs/00_flow.ipynb #5502fd96
 def rebuild(
     described:dict, # what `describe` returned, perhaps by way of JSON
@@ -185,7 +197,7 @@ def rebuild(
     args = {k: facts.pop(k) for k in inspect.signature(FLOWS[name]).parameters if k in facts} | ({} if prior is None else {"prior": prior})
     flow = FLOWS[name](**args)
     vars(flow).update({k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})
-    if prior_name(flow.prior) != told: raise ValueError(f"prior: this {name} starts from {told}, not from {prior_name(flow.prior)}; give that prior")
+    if told not in (prior_name(flow.prior), type(flow.prior).__name__): raise ValueError(f"prior: this {name} starts from {told}, not from {prior_name(flow.prior)}; give that prior")
     return flow
 
 # %% ../nbs/00_flow.ipynb #49971d70
@@ -302,6 +314,13 @@ class Field:
 # %% ../nbs/00_flow.ipynb #8dfb7a3c
 CPU_PIECE = 2**16  # numbers of state that a network on a CPU is handed at a time
 
+def check_answer(said, x, extra):
+    "A network's answer to states x; ValueError where it has another shape, which would be broadcast."
+    want = (*x.shape[:1], x.shape[1] + extra, *x.shape[2:]) if extra and x.ndim > 1 else x.shape
+    if said.shape != want: raise ValueError(f"net: it answers {tuple(said.shape)} to states of shape {tuple(x.shape)}; this flow needs {tuple(want)}")
+    return said
+
+# %% ../nbs/00_flow.ipynb #ee070021
 @patch
 def counted(self:Field, x, c):
     "The network, with labels and guidance, counted for each sample."
@@ -309,7 +328,7 @@ def counted(self:Field, x, c):
     args = [a.to(self.dtype or a.dtype) for a in (x, c)] + ([] if self.labels is None else [self.labels[self.index]])
     size = max(1, CPU_PIECE//math.prod(x.shape[1:]) if x.device.type == "cpu" else len(x))
     with torch.autocast(x.device.type, torch.bfloat16) if self.bf16 else nullcontext(): out = [self.guided(*part) for part in zip(*(a.split(size) for a in args))]
-    return (out[0] if len(out) == 1 else torch.cat(out)).to(x.dtype)
+    return check_answer(out[0] if len(out) == 1 else torch.cat(out), x, self.flow.extra).to(x.dtype)
 
 @patch
 def guided(self:Field, x, c, *y):
@@ -383,6 +402,15 @@ def euler(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
 # %% ../nbs/00_flow.ipynb #b3d908b1
 NOISE = 3_999_999_999  # the seed of a stochastic solver's noise where none is given: no sample's, so that it does not repeat the starts
 
+@patch
+def suits(self:Flow,
+    solver:str, # its name
+    nfe:int, # evaluations of the field, or None
+    reverse:bool, # from data to prior
+):
+    "ValueError where this flow cannot be run so; most can be run in any way."
+
+# %% ../nbs/00_flow.ipynb #ae0e0cde
 def own_sampler(
     field, # a `Field`, or what else has its `flow`, `cost` and `affords`
     *,
@@ -400,7 +428,9 @@ def own_sampler(
     elif solver is None: name = own["solver"] if given or nfe is None or "nfe" in own else "heun"
     steps, how = None if nfe is None else field.affords(nfe), dict(rtol=1e-5, atol=1e-5) | given
     if how["rtol"] == how["atol"] == 0: raise ValueError("rtol: 0 with atol 0 allows no error at all; give one of them")
-    return dict(solver="euler" if solver is None and name == "heun" and steps == 1 else name, nfe=steps, **how)
+    name = "euler" if solver is None and name == "heun" and steps == 1 else name
+    field.flow.suits(name, steps, getattr(field, "reverse", False))
+    return dict(solver=name, nfe=steps, **how)
 
 # %% ../nbs/00_flow.ipynb #fa375a9a
 def check_arrived(
@@ -498,7 +528,7 @@ class Path:
         x0:Tensor, # (n, *shape) states at the first
     ):
         self.times, self.x = times.to(x0.device), x0.new_full((len(times), *x0.shape), torch.nan)
-        self.x[0] = x0
+        self.x[0 if times[-1] != times[0] else slice(None)] = x0                # on a clock of no length nothing moves
         self.sign = 1 if times[-1] > times[0] else -1
 
     def add(self, index, t0, x0, t1, x1, v0=None, v1=None):

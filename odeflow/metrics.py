@@ -49,7 +49,9 @@ def features(
 
 # %% ../nbs/40_metrics.ipynb #8f747a27
 def both(a, b):
-    "Two sets of rows of one width, on one device."
+    "Two sets of rows of one width and one scale, on one device."
+    kinds = [torch.as_tensor(v).dtype for v in (a, b)]
+    if torch.uint8 in kinds and any(k.is_floating_point for k in kinds): raise TypeError("b: bytes are compared with floats; give bytes twice, or to_float of the bytes")
     a, b = features(a, "a"), features(b, "b")
     if a.shape[1] != b.shape[1]: raise ValueError(f"b: its samples have {b.shape[1]} numbers, those of a {a.shape[1]}; give features of one kind")
     return a, b.to(a.device)

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 import torch
 from torch import Tensor
 
-from .flow import Flow, Gaussian, Rng, expand, solver
+from .flow import Flow, Gaussian, Rng, expand, prior_name, solver
 from .solve import HEUN, Tableau, fixed
 from .field import normalised_field
 from .prior import RadialPrior
@@ -43,6 +43,9 @@ class Around:
     def sample(self, n, shape, rng):
         x = self.prior.sample(n, shape, rng)
         return x + self.center.to(x)
+
+    @property
+    def name(self): return f"Around({prior_name(self.prior)})"
 
     def log_prob(self, x): return self.prior.log_prob(x - self.center.to(x))
     def gaussian(self, x): return self.prior.gaussian(x - self.center.to(x))
@@ -81,6 +84,7 @@ def fit(self:PFGM,
     data, # the training set
 ):
     "Store the charges and their size; take the constants that were None from them; ValueError where those given do not fit."
+    self.settle(data)
     self.charges = charges(data)
     if self.center is None: self.center = self.charges.mean(0).reshape(data.shape)
     length, N = (self.charges - self.center.flatten()).norm(dim=1), self.charges.shape[1]
@@ -187,7 +191,7 @@ def distance(self:PFGM,
     z:Tensor, # (B,) heights
 ) -> Tensor: # (B,), rho
     "Length of the unnormalised field from $v_z$, or near the data from $\\lVert v_x\\rVert$ (the small-z rule of Xu et al. 2022, appendix B.2.3), within the bounds of geometry."
-    N, R = x[0].numel(), (x - self.center.to(x)).flatten(1).norm(dim=1)
+    N, R = math.prod(x.shape[1:]), (x - self.center.to(x)).flatten(1).norm(dim=1)
     n = (v_x.flatten(1).norm(dim=1)/math.sqrt(N)).clamp(max=1 - 1e-6)
     a = n/(1 - n**2)*(self.gamma + (n**2*self.gamma**2 + (1 - n**2)*z**2).sqrt())
     rho = torch.where(z < self.near*self.gamma, torch.hypot(a, z), math.sqrt(N)*z/v_z.abs().clamp(min=1e-12) - self.gamma)
@@ -198,7 +202,7 @@ def velocity(self:PFGM, net, x, t):
     "$-(\\rho+\\gamma)\\,v_x/\\sqrt N$, which is $z\\,v_x/v_z$."
     z = t.exp()
     v_x, v_z = self.ask(net, x, z)
-    return -expand((self.distance(v_x, v_z, x, z) + self.gamma)/math.sqrt(x[0].numel()), x)*v_x
+    return -expand((self.distance(v_x, v_z, x, z) + self.gamma)/math.sqrt(math.prod(x.shape[1:])), x)*v_x
 
 # %% ../nbs/22_pfgm.ipynb #7808f592
 @patch

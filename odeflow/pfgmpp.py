@@ -16,7 +16,7 @@ from scipy.special import gammaincinv
 import torch
 from torch import Tensor
 
-from .flow import Flow, Gaussian, Rng, expand
+from .flow import Flow, Gaussian, Rng, expand, flat
 from .prior import RadialPrior
 from .pfgm import charges, held, large_batch
 
@@ -87,9 +87,9 @@ def level(self:PFGMPP,
     sigma:Tensor, # (B,) clock readings
 ) -> Tensor: # (B,)
     "The noise level that the scales go by: what sigma says of it, or what a state far outside of the data betrays."
-    level, N = average_level(sigma, self.D, self.sigma_data), x[0].numel()
+    level, N = average_level(sigma, self.D, self.sigma_data), math.prod(x.shape[1:])
     if math.inf in (self.D, self.radius): return level
-    outside = (x.flatten(1).norm(dim=1) - self.radius*math.sqrt(N)).clamp(min=0)
+    outside = (flat(x).norm(dim=1) - self.radius*math.sqrt(N)).clamp(min=0)
     return torch.maximum(level, ((outside**2 + self.D*sigma**2)/(N + self.D)).sqrt())
 
 # %% ../nbs/23_pfgmpp.ipynb #p029
@@ -136,7 +136,7 @@ def target(self:PFGMPP,
     if not hasattr(self, "charges"): raise ValueError("data: stable targets need all data; call fit(data) first, as training does")
     self.charges = held(self.charges, x1, self.field_batch)
     data = large_batch(x1, self.charges, self.field_batch, rng).double()
-    return (kernel_weights(x.flatten(1), sigma, data, self.D) @ data).to(x).reshape(x.shape)
+    return (kernel_weights(flat(x), sigma, data, self.D) @ data).to(x).reshape(x.shape)
 
 @patch
 def loss(self:PFGMPP, net, x1, rng, x0=None):
@@ -144,7 +144,7 @@ def loss(self:PFGMPP, net, x1, rng, x0=None):
     if x0 is not None and self.field_batch != 0: raise TypeError("x0: a stable target averages over all data, so pairs would be lost; give field_batch=0")
     x, sigma = self.perturb(x1, rng, x0)
     weight = 1/precondition(self.level(x, sigma), self.sigma_data)[1]**2
-    return weight*(self.denoise(net, x, sigma) - self.target(x, sigma, x1, rng)).flatten(1).square().mean(1)
+    return weight*flat(self.denoise(net, x, sigma) - self.target(x, sigma, x1, rng)).square().mean(1)
 
 # %% ../nbs/23_pfgmpp.ipynb #p033
 def spread(
@@ -161,6 +161,7 @@ def spread(
 @patch
 def fit(self:PFGMPP, data):
     "Take `sigma_data` and `radius` from the training set where `sigma_data` was None, and store the charges for stable targets; ValueError where sigma_max does not hide the data."
+    self.settle(data)
     if self.field_batch != 0: self.charges = charges(data)
     if not self.fits: return self
     self.sigma_data, self.radius, norm = spread(data)

@@ -46,7 +46,7 @@ class Pipeline:
         start = self.drawn if seed is None and "seeds" not in options else 0
         if "seeds" not in options: options["seeds"] = sample_seeds(seed or 0, n, start)
         out = sample(self.flow, self.net, n, self.shape, labels=own_labels(self.net, n, start) if labels is None else self.numbers(labels), **options)
-        if start == self.drawn: self.drawn += n
+        if start == self.drawn and not seed and "seeds" not in options: self.drawn += n
         return out
 
 # %% ../nbs/42_pipeline.ipynb #d64981e2
@@ -59,10 +59,12 @@ def names(self:Pipeline) -> tuple:
 def numbers(self:Pipeline, labels):
     "Labels as numbers, where some are names."
     one = lambda y: self.names.index(y) if y in self.names else y
-    if isinstance(labels, Tensor): return labels
-    found = one(labels) if isinstance(labels, (str, int)) else [one(y) for y in labels]
-    bad = [y for y in (found if isinstance(found, list) else [found]) if isinstance(y, str)]
+    found = labels if isinstance(labels, Tensor) else one(labels) if isinstance(labels, (str, int)) or getattr(labels, "ndim", 1) == 0 else [one(y) for y in labels]
+    bad = [y for y in (found if isinstance(found, list) else [found]) if isinstance(y, (str, int)) and (isinstance(y, str) or abs(y) >= 2**63)]
     if bad: raise ValueError(f"labels: {bad[0]!r} is not one of {', '.join(self.names) or 'any names, since this model knows none'}; give a name, a number, or -1 for none")
+    untaught = {k for k, share in enumerate(getattr(self.net, "shares", None) or ()) if not share}
+    for y in untaught.intersection(torch.as_tensor(found).flatten().tolist()):
+        raise ValueError(f"labels: {self.names[y]!r} did not occur in the data that this model has learnt; give another class, or -1 for none")
     return found
 
 # %% ../nbs/42_pipeline.ipynb #474acd46
@@ -102,7 +104,8 @@ def save_pretrained(self:Pipeline,
     half:bool=False, # weights in half precision
 ):
     "Write what `from_pretrained` reads: config.json and model.safetensors."
-    save_net(self.net, folder, half=half, run=self.story | {"flow": self.flow.describe()})
+    data = {"shape": self.shape} | self.story.get("data", {})
+    save_net(self.net, folder, half=half, run=self.story | {"flow": self.flow.describe(), "data": data})
 
 @patch
 def push_to_hub(self:Pipeline,

@@ -58,6 +58,9 @@ class RadialPrior:
         if not D >= 1: raise ValueError(f"D: {D} extra dimensions; give 1 or more, or math.inf for a Gaussian")
         self.scale, self.D = scale, D
 
+    @property
+    def name(self): return f"RadialPrior(scale={self.scale:.6g}, D={self.D:g})"
+
     def sample(self,
         n:int, # how many
         shape:tuple, # of one sample
@@ -73,7 +76,7 @@ def log_prob(self:RadialPrior,
     x:Tensor, # (n, *shape)
 ) -> Tensor: # (n,), nats, float64
     "Log density of the multivariate Student t, computed in float64."
-    N, D, s = x[0].numel(), self.D, (flat(x).double()/self.scale).square().sum(1)
+    N, D, s = math.prod(x.shape[1:]), self.D, (flat(x).double()/self.scale).square().sum(1)
     if D == math.inf: return -s/2 - N*math.log(self.scale*math.sqrt(2*math.pi))
     return math.lgamma((N + D)/2) - math.lgamma(D/2) - N/2*math.log(math.pi*D*self.scale**2) - (N + D)/2*torch.log1p(s/D)
 
@@ -84,7 +87,7 @@ def gaussian(self:RadialPrior,
 ) -> Tensor: # (n, *shape) points of a standard Gaussian
     "The radial map that carries this prior to $\\mathcal N(0,I)$, by equal quantiles of the radius."
     if self.D == math.inf: return x/self.scale
-    N, R = x[0].numel(), flat(x).double().norm(dim=1)
+    N, R = math.prod(x.shape[1:]), flat(x).double().norm(dim=1)
     within, beyond = (radius_cdf(R.cpu(), N, self.scale, self.D, upper) for upper in (False, True))
     half = np.where(within < .5, gammaincinv(N/2, within), gammainccinv(N/2, beyond))       # half of a chi-square
     return x*expand(torch.from_numpy(np.sqrt(2*half)).to(R)/R.clamp(min=1e-300), x)

@@ -39,7 +39,7 @@ def l2(r):
 
 def pseudo_huber(r):
     "$(\\sqrt{\\lVert r\\rVert^2+c^2}-c)/d$, with $c=0.00054\\,d$."
-    d = r[0].numel()
+    d = math.prod(r.shape[1:])
     c = 0.00054*d
     return ((flat(r).square().sum(1) + c*c).sqrt() - c)/d
 
@@ -75,6 +75,13 @@ class RectifiedFlow(Flow):
 def sampler(self:RectifiedFlow):
     "How `sample` goes unless told: by Euler steps at the trained times where there are `steps`."
     return dict(solver="euler", nfe=self.steps) if self.steps else Flow.sampler
+
+@patch
+def suits(self:RectifiedFlow, solver, nfe, reverse):
+    "ValueError where a student would be asked at times that it was not trained at."
+    if self.steps and (solver, nfe, reverse) != ("euler", self.steps, False):
+        raise ValueError(f"solver: a student of {self.steps} Euler step{'s'*(self.steps > 1)} runs from prior to data in just these; "
+                         f"leave solver and nfe out, or take the flow that it was distilled from")
 
 @patch
 def misfit(self:RectifiedFlow, r, x):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .flow import Flow, Field, in_shares, integrate, sample
+from .flow import Flow, Field, in_shares, integrate, prior_name, sample
 from .data import replacing, writing
 from .nets import net_digest, own_labels, write_atomic
 from .train import Preset, claim_folder, main_process, new_net, together, train, wait
@@ -59,6 +59,7 @@ class Coupling:
         story = facts["story"]
         self.shape, self.facts, self.classes, self.name = tuple(facts["shape"]), facts, story.get("classes", 0), self.folder.name
         self.names, self.shares = story.get("names", ()), story.get("shares") or [1.]*self.classes
+        self.prior = story.get("prior")                                           # by name
         self.y = in_shares(self.shares, facts["n"]) if self.classes else None
         self.device = torch.device("cpu")
 
@@ -123,7 +124,7 @@ def draw_coupling(
     if n < 1: raise ValueError(f"n: {n} pairs asked for; give 1 or more")
     how, classes = dict(solver=solver, nfe=nfe, rtol=rtol, atol=atol, guidance=guidance), getattr(net, "classes", 0)
     mixed = {k: list(getattr(net, k, None) or ()) for k in ("names", "shares")} if classes else {}
-    facts = _begin(folder, dict(n=n, shape=list(shape), story=dict(flow=flow.describe(), net=net_digest(net), classes=classes, seed=seed, **how, **mixed)))
+    facts = _begin(folder, dict(n=n, shape=list(shape), story=dict(flow=flow.describe(), prior=prior_name(flow.latent_prior), net=net_digest(net, shape), classes=classes, seed=seed, **how, **mixed)))
     arrays = [_mapped(folder, k, facts) for k in ("x0", "x1")] if main_process() else None
     def piece(i, j):
         out = sample(flow, net, j - i, shape, seeds=_pair_seeds(seed, i, j), device=device, labels=own_labels(net, j - i, i), **how)
@@ -157,14 +158,16 @@ def _keep(folder, facts, arrays, pieces):
     wait()
 
 # %% ../nbs/31_reflow.ipynb #16734992
-def _pair_seeds(seed, i, j): return range((seed + 1)*10**12 + i, (seed + 1)*10**12 + j)
+def _pair_seeds(seed, i, j): return range(first := (seed + 1)*10**12 % 2**63 + i, first + j - i)
 
 def _begin(folder, asked):
     "The facts of a coupling begun here before, which must be the one asked for, or fresh ones."
     facts = _facts(claim_folder(folder, True))
     if facts is None: return {**asked, "done": 0, "evaluations": 0}
-    diff = [k for k in asked if facts[k] != json.loads(json.dumps(asked[k]))]
-    if diff: raise ValueError(f"folder: '{folder}' holds another coupling ({', '.join(f'{k} was {facts[k]}, now {asked[k]}' for k in diff)}); give another folder")
+    of = lambda f: {"n": f["n"], "shape": f["shape"], **f["story"]}
+    was, now = of(facts), of(json.loads(json.dumps(asked)))
+    diff = ", ".join(f"{k} was {was.get(k)}, now {now.get(k)}" for k in {**was, **now} if was.get(k) != now.get(k))
+    if diff: raise ValueError(f"folder: '{folder}' holds another coupling ({diff}); give another folder")
     return facts
 
 # %% ../nbs/31_reflow.ipynb #d8b48b95

@@ -17,7 +17,7 @@ from pathlib import Path
 from fastcore.basics import patch
 import torch
 
-from .data import save_grid, to_float, to_uint8
+from .data import save_grid, to_float, to_uint8, walk_files
 from .flow import in_shares, sample
 from .metrics import DigitsFeatures, Inception, frechet_distance, measure
 from .nets import net_digest, own_labels, write_atomic
@@ -103,7 +103,7 @@ def evaluate(
     **options, # further options of `sample`
 ) -> dict: # a row
     "Samples of a flow, measured: Frechet distances in pixels (or coordinates) and in features to the data, with mean NFE and costs."
-    each = {"seeds": range(n), "labels": mixture(net, data, n)} | {k: options.pop(k) for k in ("seeds", "labels") if k in options}
+    each = {"seeds": options.pop("seeds", range(n)), "labels": options.pop("labels") if "labels" in options else mixture(net, data, n)}
     draw = lambda i: sample(flow, net, min(batch, n - i), data.shape, solver=solver, device=device, **{k: v[i:i + batch] for k, v in each.items() if v is not None}, **options)
     x, nfe, devices, solvers = _drawn(draw, range(0, n, batch), f"{system}, {solver or 'its own sampler'}" if progress else None)
     if grid and main_process(): save_grid(x[:64], grid, rows=8)
@@ -113,7 +113,12 @@ def evaluate(
 # %% ../nbs/41_report.ipynb #36dbf241
 def mixture(net, data, n):
     "Labels for n samples that are to be measured: in the shares of the data, or else of those that the network has learnt; None where it knows no classes."
-    return in_shares(data.shares, n) if getattr(net, "classes", 0) == len(data.shares) > 0 else own_labels(net, n)
+    if getattr(net, "classes", 0) != len(data.shares) or not data.shares: return own_labels(net, n)
+    there, plain = tuple(data.names), tuple(map(str, range(len(data.shares))))
+    learnt = tuple(getattr(net, "names", ())) or there
+    if {*learnt} == {*there}: return in_shares([data.shares[there.index(k)] for k in learnt], n)
+    if plain in (learnt, there): return in_shares(data.shares, n)                  # one of the two has no names, only numbers
+    raise ValueError(f"data: its classes are {', '.join(there)}, those of the network {', '.join(learnt)}; give data of these classes, or labels")
 
 def _drawn(draw, starts, name):
     "Samples, evaluations, devices and solvers of all pieces, which the processes share."
@@ -154,7 +159,7 @@ def read_records(
 ) -> list: # of `read_record`
     "The records of all runs in a folder and below it."
     if not Path(folder).is_dir(): raise FileNotFoundError(f"folder: there is no folder '{folder}'; give that of a run, or of many")
-    return [read_record(path) for path in sorted(Path(folder).rglob("result.json"))]
+    return [read_record(path) for path in walk_files(folder, "folder") if path.name == "result.json"]
 
 def read_results(folder) -> list: # rows, each with `run`
     "The rows of all runs in a folder and below it."
@@ -198,7 +203,7 @@ def key(self:Results, member, how):
     "What a row depends on, as 16 hexadecimal digits."
     common = {k: v for k, v in self.common.items() if k not in ("device", "features")}
     judged = [getattr(self.common.get("features"), k, None) for k in ("code", "weights")]
-    what = [member.system, member.distilled, member.flow.describe(), net_digest(member.net), self.data.digest(), common, judged, how]
+    what = [member.system, member.distilled, member.flow.describe(), net_digest(member.net, self.data.shape), self.data.digest(), common, judged, how]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 @patch
@@ -220,13 +225,20 @@ def finish(self:Results, **story):
 # %% ../nbs/41_report.ipynb #abc86e50
 COLUMNS = ("system", "distilled", "solver", "nfe", "frechet", "samples", "images", "minutes", "seed")  # of a run's own table
 
-def cell(v) -> str:
+def cell(
+    v, # the value
+    se:float=None, # its standard error: two digits of it are shown, and the value to as many places
+) -> str:
     "A value as a table shows it."
     if v is None or v == "" or v != v: return "not measured"
+    if se and math.isfinite(se):
+        places = max(0, 1 - math.floor(math.log10(se)))
+        return f"{v:,.{places}f} ± {se:,.{places}f}"
     if isinstance(v, bool): return "yes" if v else "no"
     if isinstance(v, int): return f"{v:,}"
     return str(v) if isinstance(v, str) else f"{v:.4g}" if 10 <= abs(v) < 1e4 else f"{v:,.0f}" if abs(v) >= 1e4 else f"{v:.3g}"
 
+# %% ../nbs/41_report.ipynb #4cbeb0d7
 class Table:
     "Rows under columns, shown by a notebook as a table."
     def __init__(self, rows, columns): self.rows, self.columns = rows, columns

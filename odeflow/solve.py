@@ -234,9 +234,10 @@ class DensityField(Field):
 # %% ../nbs/02_solve.ipynb #092d3dd8
 LogLikelihood = namedtuple("LogLikelihood", "logp stderr z nfe")  # nats, its standard error (0 when exact, nan for one probe), latents, evaluations
 
-def _check_density(flow, x, trace, probes):
+def _check_density(flow, x, trace, probes, atol):
     if not x.is_floating_point(): raise TypeError(f"x: {x.dtype} given; give floats (of pictures as bytes, take bits_per_dim)")
     if trace not in ("exact", "hutchinson"): raise ValueError(f"trace: {trace!r} is not one of exact, hutchinson")
+    if not atol: raise ValueError("atol: 0 allows a log density no error where it starts, at 0; give a number above 0")
     if probes < 1: raise ValueError(f"probes: {probes} gives no estimate; give 1 or more")
     if not hasattr(flow.prior, "log_prob"): raise TypeError(f"flow: the prior of {type(flow).__name__} has no log_prob, so there is no likelihood; give a flow whose prior has one")
 
@@ -255,7 +256,7 @@ def log_likelihood(
     labels:Tensor=None, # (n,) classes
 ) -> LogLikelihood: # .logp (n,) in nats
     "$\\log p(x)$ by the instantaneous change of variables (Chen et al. 2018; Song et al. 2021, eq. 39)."
-    _check_density(flow, x, trace, probes)
+    _check_density(flow, x, trace, probes, atol)
     n, d, m = len(x), math.prod(x.shape[1:]), 1 if trace == "exact" else probes
     signs = None if trace == "exact" else (2*Rng(seeds=range(n) if seeds is None else seeds).integers(2, n, (m, d)) - 1).to(x)
     field = DensityField(flow, net, n, labels, reverse=True, device=x.device).setup(x.shape[1:], signs)

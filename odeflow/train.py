@@ -6,13 +6,14 @@ Docs: https://odeflow.github.io/odeflow/train.html.md"""
 
 # %% auto #0
 __all__ = ['Trained', 'FREE', 'PRESETS', 'Recipe', 'Budget', 'learning_rate', 'ema_update', 'step_seed', 'Order', 'save_state',
-           'load_state', 'newest_state', 'main_process', 'wait', 'claim_folder', 'bind', 'check_task', 'stop_signals',
-           'accelerator', 'together', 'Trainer', 'same_run', 'checkpoint_net', 'train', 'Preset', 'preset', 'new_net']
+           'load_state', 'newest_state', 'main_process', 'wait', 'claim_folder', 'bind', 'check_task', 'trainable',
+           'check_pairs', 'stop_signals', 'accelerator', 'together', 'Trainer', 'same_run', 'checkpoint_net', 'train',
+           'Preset', 'preset', 'new_net']
 
 # %% ../nbs/04_train.ipynb #aaaf5cd5
 from collections import namedtuple
 from contextlib import contextmanager
-import copy, dataclasses, functools, hashlib, importlib, json, math, signal, sys, time
+import copy, dataclasses, functools, hashlib, importlib, inspect, json, math, signal, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,9 @@ import safetensors.torch
 from torch import nn, Tensor
 from tqdm import tqdm
 
-from .flow import Flow, Rng, sample
+from .flow import Flow, Rng, check_answer, prior_name, sample
 from .data import WriteError, save_grid, writing
-from .nets import NETS, Net, build_net, net_args, net_digest, own_labels, ready, save_net, state_digest, write_atomic
+from .nets import NETS, Net, apart, build_net, net_args, own_labels, ready, save_net, state_digest, write_atomic
 
 # %% ../nbs/04_train.ipynb #58831279
 @dataclass
@@ -123,7 +124,7 @@ def save_state(
     **meta, # anything that JSON can hold
 ):
     "Write tensors and facts as one file, whole or not at all."
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    tensors = apart(tensors)
     meta = json.dumps(meta)
     write_atomic(path, safetensors.torch.save(tensors, metadata={"meta": meta, "digest": _digest(meta, tensors)}))
 
@@ -196,13 +197,28 @@ def bind(
     y = torch.where(rng.uniform(len(y)).to(y.device) < drop, -1, y)
     return lambda x, c: net(x, c, y)
 
-
+# %% ../nbs/04_train.ipynb #4f9184d3
 def check_task(net, data):
     "One sentence where what is to be trained, or on what, is no such thing."
     if not isinstance(net, nn.Module) or not any(True for _ in net.parameters()): raise TypeError(f"net: {type(net).__name__} has no weights to train; give a torch module called as net(x, c)")
+    odd = [k for k, v in net.state_dict().items() if not isinstance(v, Tensor)]
+    if odd: raise TypeError(f"net: its state {odd[0]!r} is no tensor, and checkpoints hold nothing else; register what matters as buffers")
     if not all(hasattr(data, k) for k in ("batch", "digest", "shape", "name")): raise TypeError(f"data: {type(data).__name__} is no data set of this library; give Data(x), with x uint8 (n, C, H, W) or float32 (n, d), what load_data returns, or a coupling")
     knows, there = getattr(net, "classes", 0), getattr(data, "classes", 0)
-    if 0 < knows < there: raise ValueError(f"net: it knows {knows} classes, and {data.name} has {there}; give a network with classes={there}, or classes=0 for one that is told none")
+    if 0 < knows < there or knows > there == 0: raise ValueError(f"net: it knows {knows} classes, and {data.name} has {there or 'none'}; give a network with classes={there}{', or classes=0 for one that is told none'*(there > 0)}")
+
+# %% ../nbs/04_train.ipynb #65bef5bf
+def trainable(net):
+    "The network, with the layers that are frozen left so; one that is frozen as a whole, as those that are loaded, is trained as a whole."
+    return net if any(p.requires_grad for p in net.parameters()) else net.requires_grad_()
+
+def check_pairs(flow, data):
+    "The flow; one sentence where pairs start from another prior than samples will."
+    theirs = getattr(data, "prior", None)
+    theirs = theirs if theirs is None or isinstance(theirs, str) else prior_name(theirs)          # a coupling knows its prior by name
+    if theirs is not None and theirs not in (prior_name(flow.prior), prior_name(flow.latent_prior)):
+        raise ValueError(f"data: its pairs start from {theirs}, and samples of this {type(flow).__name__} from {prior_name(flow.prior)}; give both the same prior")
+    return flow
 
 # %% ../nbs/04_train.ipynb #456c48c5
 @contextmanager
@@ -256,12 +272,12 @@ class Trainer:
         self.out = claim_folder(out, resume)
         self.data, self.order = data.to(self.acc.device), Order(len(data), recipe.batch, recipe.seed)
         for k in ("names", "shares"): setattr(net, k, getattr(data, k, ()))          # of the classes: what samples are drawn in where nobody chooses labels
-        self.flow, self.raw, self.average = flow.fit(data), net.to(self.acc.device).requires_grad_().train(), copy.deepcopy(net).to(self.acc.device).eval().requires_grad_(False)
-        self.params = list(self.raw.parameters())
+        self.flow, self.raw, self.average = check_pairs(flow.fit(data), data), trainable(net.to(self.acc.device)).train(), copy.deepcopy(net).to(self.acc.device).eval().requires_grad_(False)
+        self.params = [p for p in self.raw.parameters() if p.requires_grad]
         self.net, self.opt = self.acc.prepare(self.raw, torch.optim.AdamW(self.params, recipe.lr, weight_decay=0., fused=True))
         if recipe.compile: self.net = torch.compile(self.net)
         self.step, self.losses, self.loss, self.spent, self.signal, self.resumed = 0, [], float("nan"), 0., 0, False
-        self.config = {"recipe": dataclasses.asdict(recipe), "flow": flow.describe(), "net": net_args(net) | {"start": net_digest(net)},
+        self.config = {"recipe": dataclasses.asdict(recipe), "flow": flow.describe(), "net": net_args(net) | {"start": state_digest(net.state_dict())},
                        "data": {"name": data.name, "n": len(data), "digest": data.digest(), "shape": data.shape, **{k: getattr(data, k, ()) for k in ("names", "shares")}}}
         self.track(tracker)
         self.group = torch.distributed.new_group(backend="gloo") if self.acc.num_processes > 1 else None
@@ -298,7 +314,7 @@ def part_loss(self:Trainer, whole, rng, i):
     rng, batch = rng.cut(i, self.parts, whole["x1"]), {k: v.chunk(self.parts)[i] for k, v in whole.items()}
     told = bind(self.net, batch.get("y"), self.recipe.label_dropout, rng)            # draws, whoever is told
     net = told if getattr(self.raw, "classes", 0) else self.net
-    return self.flow.loss(net, batch["x1"], rng, x0=batch.get("x0")).mean()
+    return self.flow.loss(lambda x, c: check_answer(net(x, c), x, self.flow.extra), batch["x1"], rng, x0=batch.get("x0")).mean()
 
 # %% ../nbs/04_train.ipynb #e73ea551
 @patch
@@ -379,7 +395,7 @@ def restore(self:Trainer):
     same_run(meta["config"], self.config, self.out)
     self.raw.load_state_dict(part("net"))
     self.average.load_state_dict(part("ema"))
-    n = len(list(self.raw.parameters()))
+    n = len(self.params)
     self.opt.load_state_dict(self.opt.state_dict() | {"state": {i: part(f"opt/{i}") for i in range(n) if part(f"opt/{i}")}})
     self.step, self.loss, self.spent = meta["step"], meta["loss"], meta["seconds"]
     self.begun -= self.spent
@@ -426,6 +442,7 @@ def preview(self:Trainer):
 def run(self:Trainer, progress=True):
     "Train until the budget is spent or a signal asks to stop."
     if progress and self.resumed: self.say(f"resumed at step {self.step}, {self.left()}")
+    if self.fraction < 1 and main_process(): (self.out/"config.json").unlink(missing_ok=True)         # the weights beside it are no longer the run's last
     bar = tqdm(total=100, disable=not progress or not main_process(), unit="%", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}",
                desc=self.out.name, mininterval=1 if sys.stderr.isatty() else 15)
     with stop_signals() as stop, torch.random.fork_rng():
@@ -436,11 +453,13 @@ def run(self:Trainer, progress=True):
             if self.step % self.recipe.log_every == 0 or done: self.log(bar)
             bar.update(min(100, 100*self.fraction) - bar.n)
             self.keep(force=done)
+        self.tick(stop)                                                         # a signal during the last of these
     bar.close()
     for t in self.acc.trackers: t.finish()
     if self.signal: self.say(f"stopped at step {self.step}, {self.left()}; give the same call or command again to go on, or sample what it has learnt so far by this folder")
     if self.signal: raise KeyboardInterrupt if self.signal == signal.SIGINT else SystemExit(128 + self.signal)
 
+# %% ../nbs/04_train.ipynb #33084cc6
 @patch
 def keep(self:Trainer, force):
     "Checkpoint and preview, when they are due."
@@ -468,7 +487,8 @@ def checkpoint_net(
     _, tensors, meta = found
     run = meta["config"]
     net = build_net(run.get("net", {})) if net is None else net
-    net.load_state_dict({k.removeprefix("ema/"): v for k, v in tensors.items() if k.startswith("ema/")})
+    try: net.load_state_dict({k.removeprefix("ema/"): v for k, v in tensors.items() if k.startswith("ema/")})
+    except RuntimeError as e: raise ValueError(f"net: the checkpoint in '{folder}' is of another network ({' '.join(str(e).split())[:200]}); give one like that") from None
     return ready(net, run), run
 
 # %% ../nbs/04_train.ipynb #b3848c26
@@ -549,6 +569,8 @@ def new_net(
     if name not in NETS: raise ValueError(f"net: the preset names {name!r}, not one of {', '.join(NETS)}")
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(seed, "weights"))
+        try: inspect.signature(NETS[name]).bind(shape, **args, **kwargs)
+        except TypeError as e: raise ValueError(f"preset: its {name} for samples of shape {tuple(shape)}: {e}; give a preset for such data, or 'auto'") from None
         return NETS[name](shape, **args, **kwargs)
 
 # %% ../nbs/04_train.ipynb #ef4bef1b

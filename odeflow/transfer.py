@@ -10,13 +10,14 @@ __all__ = ['PAIRINGS', 'match', 'Paired', 'transport_cost', 'gaussian_cost', 'cy
 
 # %% ../nbs/32_transfer.ipynb #3e610680
 import io
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from scipy.optimize import linear_sum_assignment
 
 from .data import Data, grid, replacing, show
-from .flow import Flow, integrate
+from .flow import Flow, integrate, prior_name
 from .nets import own_labels
 from .rectified import RectifiedFlow, l2
 
@@ -47,7 +48,7 @@ class Paired:
     def __len__(self): return len(self.data)
     def to(self, device): return Paired(self.prior, self.data.to(device), self.pairing)
     def all(self): return self.data.all()
-    def digest(self): return self.data.digest()
+    def digest(self): return f"{self.data.digest()}, {prior_name(self.prior)}"
 
     def batch(self, index, rng):
         "The data at the indices of a whole batch, each with a start."
@@ -112,6 +113,7 @@ def save_clip(
     ms:int=80, # milliseconds a frame
 ):
     "Write a path as a moving picture that pauses at both ends, whole or not at all."
+    if Path(file).suffix.lower() != ".webp": raise ValueError(f"file: '{file}' would be an animated WebP; give a name that ends in .webp")
     from PIL import Image
     if path.ndim == 3: path = _clouds(path[..., :2].cpu())
     sheets = [Image.fromarray(grid(x)) for x in path]
