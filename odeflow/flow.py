@@ -36,8 +36,7 @@ class Rng:
             k, m = self.part
             return f((n*m, *shape), generator=self.stream, device=self.stream.device)[k*n:(k + 1)*n]
         if n != len(self.streams): raise ValueError(f"n: {n} samples asked of {len(self.streams)} seeds; give one seed a sample")
-        draws = [f(tuple(shape), generator=g) for g in self.streams]
-        return torch.stack(draws) if n else f((0, *shape), generator=None, device="cpu")
+        return torch.stack([f(tuple(shape), generator=g) for g in self.streams]) if n else f((0, *shape), generator=None, device="cpu")
 
     def normal(self, n, shape=()): return self._draw(torch.randn, n, shape)
     def uniform(self, n, shape=()): return self._draw(torch.rand, n, shape)

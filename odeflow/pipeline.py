@@ -44,8 +44,8 @@ class Pipeline:
     ) -> Samples: # .x (n, *shape), .nfe (n,), .labels
         "n samples."
         start = self.drawn if seed is None and "seeds" not in options else 0
-        if "seeds" not in options: options["seeds"] = sample_seeds(seed or 0, n, start)
-        out = sample(self.flow, self.net, n, self.shape, labels=own_labels(self.net, n, start) if labels is None else self.numbers(labels), **options)
+        how = {"seeds": sample_seeds(seed or 0, n, start)} | options
+        out = sample(self.flow, self.net, n, self.shape, labels=own_labels(self.net, n, start) if labels is None else self.numbers(labels), **how)
         if start == self.drawn and not seed and "seeds" not in options: self.drawn += n
         return out
 
