@@ -174,6 +174,7 @@ def fit(self:Flow,
     "Take from the data what the system's constants need; most systems need nothing."
     return self
 
+# %% ../nbs/00_flow.ipynb #cf7f0db8
 @patch
 def settle(self:Flow,
     data, # the training set
