@@ -46,7 +46,7 @@ def test_diffusion(tmp_path, sde, system):
         (system, False, "euler-maruyama", 100), (system, False, "euler-maruyama", 5), (system, False, "euler", 1), (system, True, "euler", 1),
         (f"2-RF from {system}", False, "euler", 1), (f"2-RF from {system}", True, "euler", 1)]
 
-@pytest.mark.parametrize("params, system", [({"dataset": "digits"}, "PFGM"), ({"field": False}, "PFGM++ D=1"), ({"D": 128, "dataset": "digits"}, "PFGM++ D=128"), ({"D": "inf", "stable": True}, "PFGM++ D=inf, stable")])
+@pytest.mark.parametrize("params, system", [({"dataset": "digits"}, "PFGM"), ({"field": False}, "PFGM++ D=1"), ({"D": 128}, "PFGM++ D=128"), ({"D": "inf", "stable": True}, "PFGM++ D=inf, stable")])
 def test_poisson_flow(tmp_path, params, system):
     run = papermill(tmp_path, notebook="train_pfgm", **{"dataset": "moons"} | params | TINY)
     assert run.returncode == 0, run.stderr
@@ -140,13 +140,13 @@ def test_forty_pictures_of_mixed_formats_with_classes(tmp_path):
         im.save(folder/f"{i}.{end}")
     refused = papermill(tmp_path, dataset="mine", rounds=1, distill=False, **TINY)
     assert refused.returncode and "give resize, such as resize=32" in refused.stderr
-    run = papermill(tmp_path, dataset="mine", resize=8, rounds=2, classes=True, **TINY)
+    run = papermill(tmp_path, dataset="mine", resize=8, rounds=2, classes=True, distill=False, **TINY)
     assert run.returncode == 0, run.stderr
     model = "runs/train_rf/reflow-1"
     odeflow = lambda *args: subprocess.run([str(Path(sys.executable).parent/"odeflow"), *args], cwd=tmp_path, capture_output=True, text=True)
     drawn = odeflow("sample", model, "--n", "6", "--label", "1", "--guidance", "2", "--solver", "euler", "--nfe", "4", "--out", "dogs.npz")
     assert drawn.returncode == 0 and json.loads(drawn.stdout)["nfe"] == 4, drawn.stderr
-    found = odeflow("encode", model, "mine", "--resize", "8", "--out", "latents.npz")
+    found = odeflow("encode", model, "mine", "--resize", "8", "--rtol", "1e-2", "--atol", "1e-2", "--out", "latents.npz")
     assert found.returncode == 0 and json.loads(found.stdout)["samples"] == 40, found.stderr
 
 def test_transfer(tmp_path):
