@@ -411,8 +411,8 @@ def folder(path, resize=None) -> Data:
     "The pictures of a folder."
     files = picture_files(path)
     mode = "L" if all(is_grey(f) for f in files) else "RGB"
-    name, square = lambda f: f.relative_to(path).as_posix(), ({"L": 1, "RGB": 3}[mode], resize, resize)
-    shape = square if resize else read_picture(files[0], mode).shape
+    name = lambda f: f.relative_to(path).as_posix()
+    shape = ({"L": 1, "RGB": 3}[mode], resize, resize) if resize else read_picture(files[0], mode).shape
     x = room((len(files), *shape))
     for i, f in enumerate(files):
         u = read_picture(f, mode, resize)

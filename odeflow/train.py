@@ -453,7 +453,7 @@ def run(self:Trainer, progress=True):
             if self.step % self.recipe.log_every == 0 or done: self.log(bar)
             bar.update(min(100, 100*self.fraction) - bar.n)
             self.keep(force=done)
-        self.tick(stop)                                                         # a signal during the last of these
+            if done: self.tick(stop)                                            # a signal that came meanwhile
     bar.close()
     for t in self.acc.trackers: t.finish()
     if self.signal: self.say(f"stopped at step {self.step}, {self.left()}; give the same call or command again to go on, or sample what it has learnt so far by this folder")
