@@ -6,11 +6,11 @@ Docs: https://odeflow.github.io/odeflow/experiment.html.md"""
 
 # %% auto #0
 __all__ = ['TRUTH', 'COMMON', 'SDES', 'EXPERIMENTS', 'EXPECTED', 'Parameters', 'optional', 'Experiment', 'step', 'fixed_steps',
-           'Rectified', 'has_bf16', 'Diffusion', 'Poisson', 'Transfer', 'value', 'brief', 'parser', 'one_line', 'say',
-           'end_bars', 'orderly', 'guarded', 'hush', 'run', 'main', 'luggage', 'pack', 'unpack']
+           'Rectified', 'Diffusion', 'Poisson', 'Transfer', 'value', 'brief', 'parser', 'one_line', 'say', 'end_bars',
+           'orderly', 'guarded', 'hush', 'run', 'main', 'luggage', 'pack', 'unpack']
 
 # %% ../nbs/43_experiment.ipynb #71ff8b8f
-import argparse, copy, difflib, hashlib, json, math, os, re, signal, sys, tarfile, tempfile, traceback, types, warnings
+import argparse, copy, dataclasses, difflib, hashlib, json, math, os, re, signal, sys, tarfile, tempfile, traceback, types, warnings
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -20,16 +20,17 @@ import torch
 from tqdm import tqdm
 
 from .data import DataPrior, load_data, show, walk_files
-from .flow import Rng, integrate, sample
+from .flow import PRECISIONS, Rng, integrate, sample
 from .metrics import classifier
 from .nets import own_labels, write_atomic
 from .pfgm import PFGM
 from .pfgmpp import PFGMPP
+from .pipeline import Pipeline
 from .rectified import RectifiedFlow
 from .reflow import family, straightness
 from .report import Results, environment, feature_network, table, write_json
 from .sde import VE, VP, SubVP
-from .train import Budget, accelerator, claim_folder, main_process, new_net, preset
+from .train import PRESETS, Budget, Preset, accelerator, claim_folder, main_process, new_net, preset
 from .transfer import PAIRINGS, FeatureFlow, Paired, cycle_error, transport_cost
 
 # %% ../nbs/43_experiment.ipynb #d0e8d1a7
@@ -81,7 +82,7 @@ COMMON = {  # parameters of every experiment: types, test, what is accepted, def
     "rounds": (int, lambda v: v >= 1, "1 or more", 2, "flows to train: 1 is the system itself, each further one a reflow of the one before"),
     "distill": (*TRUTH, True, "also distil each flow to one step"),
     "classes": (*TRUTH, False, "tell the network the class of each sample; samples and pairs are then of the classes in the shares of the data"),
-    "preset": (str, None, "the name of a preset, or 'auto'", "auto", "network and recipe: points, digits, digits-dit, small, small-dit, small-64, cifar10; auto looks at the data"),
+    "preset": (str, None, "the name of a preset, or 'auto'", "auto", "network and recipe: points, digits, digits-dit, small, small-dit, small-64, cifar10, cifar10-quarter, cifar10-long; auto looks at the data"),
     "budget": (optional(str), None, "such as '600 steps', '80000 images' or '20 minutes'", None, "of the first flow alone: '600 steps', '80000 images', '20 minutes'; None: the preset's"),
     "reflow_budget": (optional(str), None, "as budget", None, "of each further flow; None: the preset's"),
     "distill_budget": (optional(str), None, "as budget", None, "of each distillation; None: the preset's"),
@@ -91,13 +92,22 @@ COMMON = {  # parameters of every experiment: types, test, what is accepted, def
     "samples": (int, lambda v: v >= 5, "5 or more", 2000, "samples to judge each flow by"),
     "tol": (float, lambda v: 0 < v < 1, "between 0 and 1", 1e-3, "tolerance of RK45 in full simulation"),
     "resize": (optional(int), lambda v: v is None or v >= 4, "4 or more", None, "crop pictures to squares of this size"),
-    "flip": (*TRUTH, False, "mirror pictures at random"),
-    "precision": (optional(str), lambda v: v in (None, "no", "bf16"), "'no' or 'bf16'", None, "no (float32) or bf16; None: the preset's"),
-    "compile": (optional(bool), None, "True or False", None, "whether to compile the network with torch.compile; None: the preset's"),
     "device": (optional(str), None, "'cpu', 'cuda', 'mps' or None", None, "cpu, cuda, mps; None takes the best there is"),
     "seed": (int, lambda v: 0 <= v < 2**63, "0 or more, below 2**63", 0, "of weights, batches and noise"),
     "resume": (*TRUTH, True, "continue what `out` holds; False demands a fresh folder"),
     "fid": (*TRUTH, False, "pictures: also FID, precision and recall in the FID network, which is slow on a CPU"),
+}
+
+# %% ../nbs/43_experiment.ipynb #3cd3037f
+COMMON |= {
+    "flip": (optional(bool), None, "True or False", None, "mirror pictures at random; None: the preset's"),
+    "precision": (optional(str), lambda v: v in (None, *PRECISIONS), "'float32', 'tf32' or 'bf16'", None, "what the network computes in: float32, tf32, bf16; None: the preset's"),
+    "compile": (optional(bool), None, "True or False", None, "the network by torch.compile; None: the preset's"),
+    "warmup": (optional(int), lambda v: v is None or v >= 0, "0 or more", None, "steps over which the learning rate rises; None: the preset's"),
+    "ema": (optional(float), lambda v: v is None or 0 <= v < 1, "0 or more, below 1", None, "decay of the weights' average; None: the preset's"),
+    "dropout": (optional(float), lambda v: v is None or 0 <= v < 1, "0 or more, below 1", None, "of the U-Net, in training; None: the preset's"),
+    "save_every": (optional(float), lambda v: v is None or v >= 0, "0 or more", None, "minutes between two checkpoints; None: the preset's"),
+    "start": (optional(str), None, "a run's folder or a model's name", None, "a trained model whose weights the first flow starts from; None: fresh ones"),
 }
 
 # %% ../nbs/43_experiment.ipynb #f5eea8ec
@@ -114,13 +124,32 @@ class Experiment:
         self.data = self.load(getattr(cfg, self.learns))
         if len(self.data) < 5: raise ValueError(f"{self.learns}: {self.data.name} holds {_count(len(self.data), 'sample')}, too few to be measured against; give 5 or more")
         if cfg.classes and not self.data.classes: raise ValueError(f"classes: True, but {self.data.name} has none; give data with labels, or classes=False")
-        self.plan, (self.system, self.flow) = preset(cfg.preset, self.data.shape), self.make(cfg)
+        self.plan, (self.system, self.flow) = self.planned(), self.make(cfg)
         self.flow.fit(self.data)
         self.given = self.lesson()
         self.recipes, self.out = self.plan.recipes(cfg), claim_folder(cfg.out, True)
         self.results = Results(self.out, self.data, n=cfg.samples, seed=cfg.seed, device=self.device, features=feature_network(self.data, cfg.fid, self.device))
 
-    def load(self, name): return load_data(name, resize=self.cfg.resize, flip=self.cfg.flip)
+    def load(self, name):
+        flip = getattr(PRESETS.get(self.cfg.preset), "flip", False) if self.cfg.flip is None else self.cfg.flip
+        return load_data(name, resize=self.cfg.resize, flip=flip)
+
+# %% ../nbs/43_experiment.ipynb #505b22f1
+@patch
+def planned(self:Experiment) -> Preset:
+    "The preset, its network with the dropout that was asked for."
+    plan = preset(self.cfg.preset, self.data.shape)
+    return plan if self.cfg.dropout is None else dataclasses.replace(plan, net=plan.net | {"dropout": self.cfg.dropout})
+
+@patch
+def beginning(self:Experiment):
+    "The network of `start`, which must be like the preset's, or None."
+    if self.cfg.start is None: return None
+    net, fresh = Pipeline.from_pretrained(self.cfg.start).net, new_net(self.plan, self.data.shape, extra=self.flow.extra, classes=self.data.classes*self.cfg.classes)
+    of = lambda n: {k: v.shape for k, v in n.state_dict().items()}
+    if of(net) != of(fresh): raise ValueError(f"start: the weights of '{self.cfg.start}' are of another network than the preset's; give the preset, or the start, of the other")
+    fresh.load_state_dict(net.state_dict())
+    return fresh
 
 # %% ../nbs/43_experiment.ipynb #054b8c03
 @patch
@@ -177,7 +206,7 @@ def _bytes(n): return f"{n/1e6:,.3g} MB" if n < 1e9 else f"{n/1e9:,.3g} GB"
 @patch
 def train(self:Experiment) -> list: # of `Member`
     "Train the system, reflow it, distil each flow."
-    self.members = family(self.flow, self.system, self.given, self.out, self.plan, self.cfg, warm=self.warm, device=self.device)
+    self.members = family(self.flow, self.system, self.given, self.out, self.plan, self.cfg, warm=self.warm, start=self.beginning(), device=self.device)
     if main_process(): write_json({"parameters": self.plain(), "environment": environment()}, self.out/"config.json")      # of what was accepted
     return self.members
 
@@ -189,14 +218,14 @@ def lesson(self:Experiment):
 @patch
 def measure(self:Experiment) -> list: # rows
     "Measure each member in its `ways`."
-    self.cases = [(m, how) for m in self.members for how in self.ways(m)]
+    self.cases = [(m, self.recipes[0].asks(**how)) for m in self.members for how in self.ways(m)]
     self.rows = [self.results.measure(m, **how) for m, how in self.cases]
     return self.rows
 
 @patch
 def curve(self:Experiment) -> list: # rows
     "Error against evaluations: each member at the points of its `curve_of`."
-    return [self.results.measure(m, **how) for m in self.members for how in self.curve_of(m)]
+    return [self.results.measure(m, **self.recipes[0].asks(**how)) for m in self.members for how in self.curve_of(m)]
 
 # %% ../nbs/43_experiment.ipynb #4978b8ff
 @patch
@@ -266,13 +295,8 @@ class Rectified(Experiment):
 # %% ../nbs/43_experiment.ipynb #cbfd4d35
 SDES = {"vp": ("VP", VP), "subvp": ("sub-VP", SubVP), "ve": ("VE", VE)}
 
-def has_bf16(device) -> bool:
-    "Does the device compute in bfloat16? A processor that only imitates it takes ten times as long as in float32."
-    if torch.device(device).type != "cpu": return True
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
 class Diffusion(Experiment):
-    "A diffusion as an SDE in few steps and in many, the network in bfloat16 where the device has it, and as an ODE; its reflows and students."
+    "A diffusion as an SDE in few steps and in many, and as an ODE; its reflows and students."
     options = COMMON | {
         "out": (*COMMON["out"][:3], "runs/train_sde", COMMON["out"][4]),
         "sde": (str, lambda v: v in SDES, "'vp', 'subvp' or 've'", "vp", "the diffusion: vp, subvp, ve"),
@@ -284,8 +308,7 @@ class Diffusion(Experiment):
         return system, flow(weighting=cfg.weighting)
 
     def more_ways(self, m):
-        how = dict(solver="euler-maruyama", bf16=has_bf16(self.device))
-        return [how | {"nfe": n} for n in (100, self.cfg.steps)] if self.first(m) else []
+        return [dict(solver="euler-maruyama", nfe=n) for n in (100, self.cfg.steps)] if self.first(m) else []
 
     def curve_of(self, m): return fixed_steps(m, euler=(5, 10, 20, 40), heun=(10, 20, 40)) if self.first(m) else []
 

@@ -115,19 +115,19 @@ def draw_coupling(
     *,
     solver:str=None, # how to simulate; None is the flow's own `sampler`
     nfe:int=None, # evaluations a pair
-    rtol:float=None, atol:float=None, guidance:float=1., # further options of `sample`
+    rtol:float=None, atol:float=None, guidance:float=1., precision:str="float32", compile:bool=False, # further options of `sample`
     batch:int=500, seed:int=0, # pairs a piece; of the noise
     device=None, # where to compute
     progress:bool=True, # show a bar
 ) -> Coupling:
     "Draws of the rectified coupling $(Z_0, Z_1)$ (Algorithm 3): n starts from the prior, each carried to its end."
     if n < 1: raise ValueError(f"n: {n} pairs asked for; give 1 or more")
-    how, classes = dict(solver=solver, nfe=nfe, rtol=rtol, atol=atol, guidance=guidance), getattr(net, "classes", 0)
+    how, classes = dict(solver=solver, nfe=nfe, rtol=rtol, atol=atol, guidance=guidance) | ({} if precision == "float32" else dict(precision=precision)), getattr(net, "classes", 0)
     mixed = {k: list(getattr(net, k, None) or ()) for k in ("names", "shares")} if classes else {}
     facts = _begin(folder, dict(n=n, shape=list(shape), story=dict(flow=flow.describe(), prior=prior_name(flow.latent_prior), net=net_digest(net, shape), classes=classes, seed=seed, **how, **mixed)))
     arrays = [_mapped(folder, k, facts) for k in ("x0", "x1")] if main_process() else None
     def piece(i, j):
-        out = sample(flow, net, j - i, shape, seeds=_pair_seeds(seed, i, j), device=device, labels=own_labels(net, j - i, i), **how)
+        out = sample(flow, net, j - i, shape, seeds=_pair_seeds(seed, i, j), device=device, labels=own_labels(net, j - i, i), compile=compile, **how)
         return i, j, flow.latent(out.x0).cpu().numpy(), out.x.cpu().numpy(), int(out.nfe.sum())
     for ends in _pieces(facts["done"], n, batch, Path(folder).name, progress): _keep(folder, facts, arrays, together(lambda ij: piece(*ij), ends))
     return Coupling(folder)
@@ -227,12 +227,13 @@ def family(
     plan:Preset, # network, recipes, pairs
     cfg, # parameters of an experiment: rounds, distill, pairs, classes, seed, resume, and what `Preset.recipes` asks for
     *, warm:bool=False, # do its weights serve a rectified flow?
+    start=None, # the network to begin with; None is a fresh one
     **where, # device, progress
 ) -> list: # of `Member`: each flow, followed by its student
     "A flow, its reflows (Algorithm 4), and a one-step student of each."
     recipes, go, new = plan.recipes(cfg), dict(where, resume=cfg.resume), lambda extra=0: new_net(plan, data.shape, seed=cfg.seed, extra=extra, classes=data.classes*cfg.classes)
-    how = dict(pairs=cfg.pairs or plan.pairs, draw=dict(plan.draw, seed=cfg.seed))
-    first = train(flow, new(flow.extra), data, Path(out)/_slug(system), recipes[0], **go)
+    how = dict(pairs=cfg.pairs or plan.pairs, draw=dict(recipes[0].asks(**plan.draw), seed=cfg.seed))
+    first = train(flow, start or new(flow.extra), data, Path(out)/_slug(system), recipes[0], **go)
     rounds = [Round(flow, first.net, first, None)]
     if cfg.rounds > 1: rounds += reflow(flow, first.net, data.shape, out, rounds=cfg.rounds - 1, recipe=recipes[1], start=None if warm else new(), **how, **go)
     names = [system, *(f"{k}-RF" + ("" if warm else f" from {system}") for k in range(2, cfg.rounds + 1))]

@@ -26,7 +26,7 @@ from .train import main_process, together
 # %% ../nbs/41_report.ipynb #5ac5c9e3
 KEYS = {  # what a row says: the types that it takes
     "system": str, "distilled": bool, "solver": str, "nfe": float, "samples": int, "frechet": float, "fid": float, "is": float,
-    "precision": float, "recall": float, "images": int, "minutes": float, "seed": int}
+    "precision": float, "recall": float, "images": int, "minutes": float, "trained_in": str, "sampled_in": str, "seed": int}
 
 def row(
     system:str, # `1-RF`, `VP`, `PFGM++ D=128`, ...
@@ -92,9 +92,8 @@ def evaluate(
     system:str, # its name in the table
     n:int=2000, # samples
     distilled:bool=False, # is it a student?
-    trained=None, # what training cost: has .images and .minutes
-    seed:int=0, # of the run, for the record
-    device=None, # where to compute
+    trained=None, # what training cost: has .images, .minutes and .precision
+    seed:int=0, device=None, # of the run, for the record; where to compute
     solver:str=None, # how to sample; None is the flow's own `sampler`
     features=None, # the network of `feature_network`, for distance, precision and recall in its features
     grid=None, # where to draw the first 64 pictures; None for nowhere
@@ -105,10 +104,11 @@ def evaluate(
     "Samples of a flow, measured: Frechet distances in pixels (or coordinates) and in features to the data, with mean NFE and costs."
     each = {"seeds": options.pop("seeds", range(n)), "labels": options.pop("labels") if "labels" in options else mixture(net, data, n)}
     draw = lambda i: sample(flow, net, min(batch, n - i), data.shape, solver=solver, device=device, **{k: v[i:i + batch] for k, v in each.items() if v is not None}, **options)
-    x, nfe, devices, solvers = _drawn(draw, range(0, n, batch), f"{system}, {solver or 'its own sampler'}" if progress else None)
+    x, nfe, devices, solvers, precisions = _drawn(draw, range(0, n, batch), f"{system}, {solver or 'its own sampler'}" if progress else None)
     if grid and main_process(): save_grid(x[:64], grid, rows=8)
-    cost = {"nfe": float(nfe.double().mean()), "images": trained and trained.images, "minutes": trained and round(trained.minutes, 3), "device": devices[0]}
-    return row(system, distilled=distilled, solver=solvers[0], seed=seed, **cost, **judge(x, data, features), **{k: v for k, v in options.items() if k in ("rtol", "atol", "guidance", "bf16")})
+    cost = {"nfe": float(nfe.double().mean()), "device": devices[0], "sampled_in": precisions[0]}
+    if trained: cost |= {"images": trained.images, "minutes": round(trained.minutes, 3), "trained_in": trained.precision}
+    return row(system, distilled=distilled, solver=solvers[0], seed=seed, **cost, **judge(x, data, features), **{k: v for k, v in options.items() if k in ("rtol", "atol", "guidance")})
 
 # %% ../nbs/41_report.ipynb #36dbf241
 def mixture(net, data, n):
@@ -121,8 +121,8 @@ def mixture(net, data, n):
     raise ValueError(f"data: its classes are {', '.join(there)}, those of the network {', '.join(learnt)}; give data of these classes, or labels")
 
 def _drawn(draw, starts, name):
-    "Samples, evaluations, devices and solvers of all pieces, which the processes share."
-    def piece(i): return (out := draw(i)).x.cpu(), out.nfe.cpu(), device_name(out.x.device), out.solver
+    "Samples, evaluations, devices, solvers and precisions of all pieces, which the processes share."
+    def piece(i): return (out := draw(i)).x.cpu(), out.nfe.cpu(), device_name(out.x.device), out.solver, out.precision
     x, nfe, *told = zip(*together(piece, starts, name=name))
     return torch.cat(x), torch.cat(nfe), *told
 

@@ -120,7 +120,7 @@ def next_step(h, err, last, ok):
     return h*factor.clamp(.2, 10)
 
 # %% ../nbs/02_solve.ipynb #5b9aab3c
-@solver("rk45")
+@solver("rk45", adaptive=True)
 def rk45(field, x, *, nfe=None, rtol=1e-5, atol=1e-5, rng=None):
     "Dormand–Prince 5(4) with a step size for each sample; stops each at `nfe` evaluations."
     afford(field, nfe, 8, "rk45")
@@ -182,7 +182,7 @@ class _Batch:
         self.t, self.x, self.v = t, x, self.last
 
 # %% ../nbs/02_solve.ipynb #d76b1671
-@solver("dopri5")
+@solver("dopri5", adaptive=True)
 def dopri5(field, x, *, nfe=None, rtol=1e-5, atol=1e-5, rng=None):
     "torchdiffeq's Dormand–Prince 5(4), one step size for the whole batch."
     afford(field, nfe, 8, "dopri5")
