@@ -7,7 +7,7 @@ export JUPYTER_PATH := $(CURDIR)/.venv/share/jupyter
 # Modules are compiled once, not by every one of a hundred processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo table records models architectures rehearsal test faults peers bench lab run readme docs clean
+.PHONY: help demo table records models architectures rehearsal lease lease-rehearsal test faults peers bench lab run readme docs clean
 help:
 	@echo "make demo             train a 1- and a 2-rectified flow on handwritten digits, into runs/"
 	@echo "make table            train every system on digits, two at a time (about an hour), into runs/table/; give it again to continue"
@@ -16,6 +16,8 @@ help:
 	@echo "make architectures    three systems with two networks at 8 x 8 and 32 x 32, with one at 64 x 64 (about three hours), and their page nbs/architectures.ipynb"
 	@echo "make test             run every chapter and all tests"
 	@echo "make rehearsal        the queue of GPU runs at toy size on a CPU: data in parts, jobs, a run that is cut short and travels, the table"
+	@echo "make lease            ten minutes of a GPU: CIFAR-10 from data to FID, into runs/lease (see CONTRIBUTING.md)"
+	@echo "make lease-rehearsal  the same at toy size on a CPU, all stages, under the versions of torch and accelerate in LEASE"
 	@echo "make faults           kill trainings and drawings 200 times each at random moments, fill disks, damage files; KILLS=50 kills less often"
 	@echo "make peers            install other people's codes beside ours, compare, and show the table of agreement"
 	@echo "make bench            run the benchmarks of tests/bench"
@@ -125,6 +127,17 @@ rehearsal: $(STAMP)
 	@rm -rf runs/rehearsal
 	$(BIN)/python tests/rehearse.py runs/rehearsal
 
+# What stands after `make lease RUN=` is an experiment with its parameters, as for `python -m odeflow.train`.
+RUN :=
+lease: $(STAMP)
+	$(BIN)/python tools/lease.py all $(RUN)
+
+# Another machine has other versions: the rehearsal takes these where they can be installed, and else those of .venv.
+LEASE := torch==2.11.0 torchvision==0.26.0 accelerate==1.15.0
+lease-rehearsal: $(STAMP)
+	@test "$$(cat .venv-lease/.versions 2>/dev/null)" = "$(LEASE)" || { $(BIN)/python -m venv --clear .venv-lease && $(BIN)/uv pip install --quiet --python .venv-lease/bin/python $(LEASE) --editable . pytest && echo "$(LEASE)" > .venv-lease/.versions; } || { rm -rf .venv-lease; echo "lease-rehearsal: $(LEASE) cannot be installed here; with the versions of .venv instead"; }
+	OMP_NUM_THREADS=1 $$(test -x .venv-lease/bin/python && echo .venv-lease || echo .venv)/bin/python tests/test_lease.py runs/lease-rehearsal
+
 faults: $(STAMP)
 	KILLS=$(KILLS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s tests/test_faults.py tests/test_pickle.py
 
@@ -152,5 +165,5 @@ docs: $(STAMP)
 	@if command -v quarto >/dev/null; then $(BIN)/nbdev_docs; else $(BIN)/python tests/website.py check; fi
 
 clean:
-	rm -rf .venv _docs _proc build dist *.egg-info .pytest_cache .benchmarks .quarto
+	rm -rf .venv .venv-lease _docs _proc build dist *.egg-info .pytest_cache .benchmarks .quarto
 	find . -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +

@@ -107,6 +107,7 @@ COMMON |= {
     "ema": (optional(float), lambda v: v is None or 0 <= v < 1, "0 or more, below 1", None, "decay of the weights' average; None: the preset's"),
     "dropout": (optional(float), lambda v: v is None or 0 <= v < 1, "0 or more, below 1", None, "of the U-Net, in training; None: the preset's"),
     "save_every": (optional(float), lambda v: v is None or v >= 0, "0 or more", None, "minutes between two checkpoints; None: the preset's"),
+    "keep": (optional(int), lambda v: v is None or v >= 0, "0 or more", None, "parts of a budget after each of which the averaged network is kept; None: the preset's"),
     "start": (optional(str), None, "a run's folder or a model's name", None, "a trained model whose weights the first flow starts from; None: fresh ones"),
 }
 

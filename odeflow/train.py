@@ -50,6 +50,7 @@ class Recipe:
     log_every: int = 50           # steps between two lines of metrics.jsonl
     save_every: float = 2.        # minutes between two checkpoints; None: a tenth of the budget
     preview_every: float = 5.     # minutes between two sample grids; None: a tenth of the budget
+    keep: int = 0                 # parts of the budget after each of which, but the last, the averaged network is kept in `averages/`
     def __post_init__(self):
         Budget(self.budget)
         self.check()
@@ -308,7 +309,7 @@ class Trainer:
                        "data": {"name": data.name, "n": len(data), "digest": data.digest(), "shape": data.shape, **{k: getattr(data, k, ()) for k in ("names", "shares")}}}
         self.track(tracker)
         self.group = torch.distributed.new_group(backend="gloo") if self.acc.num_processes > 1 else None
-        self.begun, self.saved, self.shown = time.monotonic(), self.now, self.now
+        self.begun, self.saved, self.shown, self.kept = time.monotonic(), self.now, self.now, 0
 
     @property
     def fraction(self): return self.budget.fraction(self.step, self.step*self.recipe.batch, self.spent)
@@ -401,7 +402,7 @@ def save(self:Trainer):
     for old in sorted((self.out/"state").glob("step-*.safetensors"))[:-2]: old.unlink()
 
 # %% ../nbs/04_train.ipynb #f1dccdf2
-FREE = ("budget", "accumulate", "compile", "log_every", "save_every", "preview_every")  # what a resumed run may change
+FREE = ("budget", "accumulate", "compile", "log_every", "save_every", "preview_every", "keep")  # what a resumed run may change
 
 def same_run(
     old:dict, # the configuration in a checkpoint
@@ -432,7 +433,7 @@ def restore(self:Trainer):
     self.opt.load_state_dict(self.opt.state_dict() | {"state": {i: part(f"opt/{i}") for i in range(n) if part(f"opt/{i}")}})
     self.step, self.loss, self.spent = meta["step"], meta["loss"], meta["seconds"]
     self.begun -= self.spent
-    self.saved = self.shown = self.now
+    self.saved, self.shown, self.kept = self.now, self.now, int(self.recipe.keep*self.fraction)
     self.trim_log()
     self.resumed = True
 
@@ -500,6 +501,16 @@ def keep(self:Trainer, force):
     logged, r = not self.losses, self.recipe
     if force or logged and self.due(self.saved, r.save_every): self.save()
     if logged and self.due(self.shown, r.preview_every): self.preview()
+    if 0 < (k := int(r.keep*self.fraction)) < r.keep and k > self.kept: self.leave(k)
+
+@patch
+def leave(self:Trainer,
+    k:int, # parts of the budget that are spent
+):
+    "Keep the averaged network as it is now, with what it has cost, in half precision."
+    self.kept = k
+    cost = dict(images=self.step*self.recipe.batch, minutes=self.spent/60)
+    if main_process(): save_net(self.average, self.out/"averages"/str(k), half=True, run=self.config | cost)
 
 @patch
 def due(self:Trainer,
@@ -587,7 +598,7 @@ PRESETS["small-dit"] = dataclasses.replace(PRESETS["small"], net=dict(net="DiT",
 PRESETS["small-64"] = dataclasses.replace(PRESETS["small"], net=dict(channels=16, mults=(1, 2, 4, 4), blocks=1, attention=(8,)))
 
 # %% ../nbs/04_train.ipynb #b35273a7
-ASKED = ("batch", "lr", "warmup", "ema", "seed", "precision", "compile", "save_every")  # of a recipe, what an experiment can be told
+ASKED = ("batch", "lr", "warmup", "ema", "seed", "precision", "compile", "save_every", "keep")  # of a recipe, what an experiment can be told
 
 @patch
 def recipes(self:Preset,

@@ -229,6 +229,7 @@ def forked(main, *words):
     read, write = os.pipe()
     if pid := os.fork(): os.close(write); return pid, open(read)
     status = 99
+    signal.signal(signal.SIGINT, signal.default_int_handler)            # a shell's job in the background ignores it, and so do its children
     try: sys.stderr = open(write, "w"); status = main(*words)
     except SystemExit as e: status = e.code
     finally: sys.stderr.flush(); os._exit(status)
