@@ -391,7 +391,7 @@ def counted(self:Field, x, c):
     self.nfe[self.index] += self.cost
     args = [a.to(self.dtype or a.dtype) for a in (x, c)] + ([] if self.labels is None else [self.labels[self.index]])
     size = max(1, CPU_PIECE//math.prod(x.shape[1:]) if x.device.type == "cpu" else len(x))
-    if self.compile: args = [padded(a, size := program_size(min(size, len(x)))) for a in args]
+    if self.compile: args = [padded(a.contiguous(), size := program_size(min(size, len(x)))) for a in args]
     with computing(self.precision, x.device): out = [self.guided(*part) for part in zip(*(a.split(size) for a in args))]
     out = out[0] if len(out) == 1 else torch.cat(out)
     return check_answer(out[:len(x)], x, self.flow.extra).to(x.dtype)
