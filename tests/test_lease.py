@@ -120,7 +120,7 @@ def rehearse(work):
         print(f"== there: {len(sent)} files, {sum(sent):,} bytes in all, the largest {max(sent):,}")
     else: print("== parts and join: left out, since CIFAR-10 or the FID network's weights are not here")
     data = ("--dataset", pictures(work/"pictures.npz", 200))
-    run = ("rf", "--preset", "cifar10-quarter", "--precision", "float32", "--budget", "12 steps", "--batch", "8", "--samples", "40", "--keep", "3", "--compile", "True")
+    run = ("rf", "--preset", "digits", "--budget", "12 steps", "--batch", "8", "--samples", "40", "--keep", "3", "--compile", "True")
     for name in ("smoke", "bench", "train", "judge"): stage(name, *TOY, *run, *data)
     back = [f["bytes"] for f in stage("home", *TOY, *run, *data) if "bytes" in f]
     print(f"== home: {len(back)} files, {sum(back):,} bytes in all, the largest {max(back):,}")

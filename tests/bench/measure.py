@@ -35,3 +35,21 @@ def awake(net, seed=0):
     for p in net.parameters():
         if not p.any(): p.data.normal_(0, .02, generator=g)
     return net
+
+def as_tf32(x):
+    "Float32 numbers as a GPU's TF32 units take them: rounded to 11 significant bits, the nearest, ties to even."
+    i = x.contiguous().view(torch.int32)
+    return ((i + 0xFFF + ((i >> 13) & 1)) & ~0x1FFF).view(torch.float32)
+
+class Rounded(torch.nn.Module):
+    "A network of which every convolution and linear layer takes rounded factors, where there is no GPU to round them."
+    def __init__(self, net, precision):
+        super().__init__()
+        self.net, self.precision, self.classes = net, precision, net.classes
+        for m in net.modules() if precision == "tf32" else ():
+            if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)):
+                m.weight.data = as_tf32(m.weight.data)
+                m.register_forward_pre_hook(lambda m, args: (as_tf32(args[0]),))
+
+    def forward(self, x, c, *y):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"): return self.net(x, c, *y).float()

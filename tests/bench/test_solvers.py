@@ -3,7 +3,7 @@ from pathlib import Path
 import re, statistics, time
 
 import pytest, torch
-from measure import awake
+from measure import Rounded, as_tf32, awake
 from scipy.integrate import solve_ivp
 from odeflow.data import load_data
 from odeflow.flow import SOLVERS, integrate, sample
@@ -103,3 +103,20 @@ def approach(judged, limit, grid):
         spent, close = nfe, close + 1 if abs(distance/limit - 1) < .01 else 0
         yield dict(setting=v, nfe=nfe, frechet=distance, close=close > 0)
         if close == 2: return
+
+def test_rounding(record, benchmark, n=4, most=4000):
+    "Evaluations that RK45 takes where the network's products are rounded, which it takes for an error of its own."
+    x = torch.randn(10**5, generator=torch.Generator().manual_seed(0))
+    apart, kept = ((as_tf32(x) - x)/x).abs().max(), as_tf32(torch.tensor([1., 1 + 2**-10, 1 + 2**-11, 1 + 3*2**-11]))
+    assert 2**-12 < apart <= 2**-11 and kept.tolist() == [1., 1 + 2**-10, 1., 1 + 2**-9], apart
+    rows = []
+    for name in ("digits-1-rf", "digits-vp", "digits-pfgm"):
+        for tol in (1e-3, 1e-4, 1e-5):
+            for precision in ("float32", "tf32", "bf16"):
+                p = Pipeline.from_pretrained(name)
+                out = sample(p.flow, Rounded(p.net, precision), n, p.shape, solver="rk45", rtol=tol, atol=tol, nfe=most)
+                rows.append(dict(model=name, tolerance=tol, precision=precision, nfe=float(out.nfe.double().mean()), samples=n))
+    record(rows)
+    nfe = {(r["model"], r["tolerance"], r["precision"]): r["nfe"] for r in rows}
+    for name in ("digits-1-rf", "digits-vp", "digits-pfgm"): assert 3*nfe[name, 1e-5, "float32"] < nfe[name, 1e-5, "bf16"] > 2*nfe[name, 1e-5, "tf32"]
+    benchmark.pedantic(lambda: as_tf32(x), rounds=2)
