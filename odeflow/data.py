@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 import torch
 from torch import Tensor
 
-from .flow import Rng
+from .flow import Rng, kept, onto
 
 # %% ../nbs/01_data.ipynb #c950caea
 def to_float(u:Tensor) -> Tensor: # float32 in [-1, 1]
@@ -126,7 +126,7 @@ def to(self:Data, device):
 @patch
 def batch(self:Data, index:Tensor, rng:Rng=None) -> dict: # x1 as floats, and y where there are labels
     "The samples at these indices."
-    i = index.to(self.x.device)
+    i = onto(index, self.x.device)
     x = self.x[i]
     if x.dtype == torch.uint8: x = to_float(x)
     if self.flip and rng is not None: x = torch.where((rng.uniform(len(x)).to(x.device) < .5)[:, None, None, None], x.flip(-1), x)
@@ -476,7 +476,9 @@ class DataPrior:
         rng:Rng, # where the randomness comes from
     ) -> Tensor: # (n, *shape)
         if tuple(shape) != self.data.shape: raise ValueError(f"shape: {tuple(shape)} asked of {self.data.name}, whose samples have shape {self.data.shape}")
-        return self.data.batch(rng.integers(len(self.data), n), rng)["x1"]
+        i = rng.integers(len(self.data), n)
+        data = self.data if i.device == self.data.x.device else kept(self.data, i.device)     # a GPU that trains keeps a copy
+        return data.batch(i, rng)["x1"]
 
     def log_prob(self, x):
         raise TypeError(f"log_prob: the density of {self.data.name} is unknown, since it is given by samples; use a Gaussian prior for likelihoods")

@@ -32,7 +32,8 @@ def poisson_field(
     _check(points, data)
     x = points.double()
     top, total, pull = x.new_full((len(x), 1), -math.inf), x.new_zeros(len(x), 1), torch.zeros_like(x[:, :-1])
-    for part in data.split(max(1, 2**20//(len(x) + x.shape[1]))):          # 8 MB of doubles at a time
+    most = 2**27 if x.is_cuda else 2**20                                   # 8 MB of doubles at a time; on a GPU 1 GB, since it is fast only where there is much to do
+    for part in data.split(max(1, most//(len(x) + x.shape[1]))):
         logw = log_weights(x, part := part.double())
         new = torch.maximum(top, logw.amax(1, keepdim=True))
         w, old = (logw - new).exp(), (top - new).exp()

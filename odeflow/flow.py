@@ -6,9 +6,10 @@ Docs: https://odeflow.github.io/odeflow/flow.html.md"""
 
 # %% auto #0
 __all__ = ['FLOWS', 'PRECISIONS', 'FINE', 'CPU_PIECE', 'SOLVERS', 'NOISE', 'Rng', 'sample_seeds', 'flat', 'in_shares', 'Gaussian',
-           'Flow', 'prior_name', 'rebuild', 'expand', 'check_labels', 'Field', 'known_precision', 'tf32', 'computing',
-           'fine_enough', 'compiled', 'program_size', 'padded', 'check_answer', 'solver', 'get_solver', 'euler',
-           'own_sampler', 'check_arrived', 'Samples', 'sample', 'integrate', 'evaluating', 'Path', 'check_flow']
+           'Flow', 'prior_name', 'rebuild', 'expand', 'onto', 'kept', 'check_labels', 'Field', 'known_precision',
+           'tf32', 'computing', 'fine_enough', 'compiled', 'program_size', 'padded', 'check_answer', 'solver',
+           'get_solver', 'euler', 'own_sampler', 'check_arrived', 'Samples', 'sample', 'integrate', 'evaluating',
+           'Path', 'check_flow']
 
 # %% ../nbs/00_flow.ipynb #a68a390f
 from contextlib import contextmanager, nullcontext
@@ -19,6 +20,7 @@ import copy, inspect, math
 from fastcore.basics import patch
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 # %% ../nbs/00_flow.ipynb #4c9d820e
 class Rng:
@@ -270,6 +272,28 @@ def expand(
     "One number a sample, shaped so that it broadcasts over the sample."
     return t.reshape(-1, *[1]*(x.ndim - 1)).to(x.dtype)
 
+# %% ../nbs/00_flow.ipynb #ec9e8b96
+def onto(
+    x:Tensor, # numbers, on the CPU or where they are needed
+    device, # where they are needed
+) -> Tensor: # the same there
+    "Numbers on a device, without making the host wait: to CUDA by way of pinned memory."
+    if x.device.type != "cpu" or torch.device(device).type != "cuda": return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
+
+_COPIES = WeakIdKeyDictionary()  # constant -> {where: its copy there}, for as long as the constant lives
+
+def kept(
+    constant, # a tensor or data set that never changes
+    *where, # device and perhaps type, as `to` takes them
+): # the same there
+    "A constant where it is needed, copied once, however often it is asked for."
+    copies = _COPIES.setdefault(constant, {})
+    if where not in copies:
+        if (new := constant.to(*where)) is constant: return new
+        copies[where] = new
+    return copies[where]
+
 # %% ../nbs/00_flow.ipynb #28145090
 def check_labels(
     labels, # (n,) integers, or one for all
@@ -414,9 +438,10 @@ def rows(self:Field, index):
 
 @patch
 def times(self:Field, steps):
-    "The flow's grid of `steps` steps, in the direction in which this field is run."
+    "The flow's grid of `steps` steps, in the direction in which this field is run; on CUDA, one copy for all steps."
     ts = self.flow.times(steps)
-    return ts.flip(0) if self.reverse else ts
+    ts = ts.flip(0) if self.reverse else ts
+    return onto(ts, self.index.device) if self.index.device.type == "cuda" else ts          # Apple's device has no float64
 
 @patch(as_prop=True)
 def span(self:Field):
@@ -506,9 +531,10 @@ def check_arrived(
     end:float, # of the clock
 ):
     "ValueError where a budget ran out on the way, RuntimeError where states are not numbers: such states are no samples."
-    late, bad = (t != end).nonzero()[:, 0], int((~flat(x).isfinite()).any(1).sum())
-    if len(late):
-        raise ValueError(f"nfe: it ran out for {len(late)} of {len(t)} samples, the first at clock reading {float(t[late[0]]):.4g}; give more, or None, or a solver of fixed steps such as 'heun'")
+    wrong = (~flat(x).isfinite()).any(1).sum()
+    late, bad = torch.stack([(t != end).sum().to(wrong.device), wrong]).tolist()            # the host waits once
+    if late:
+        raise ValueError(f"nfe: it ran out for {late} of {len(t)} samples, the first at clock reading {float(t[t != end][0]):.4g}; give more, or None, or a solver of fixed steps such as 'heun'")
     if bad: raise RuntimeError(f"solver: {bad} of {len(x)} states are not finite at the end; take more evaluations, a tighter tolerance, or another solver")
 
 # %% ../nbs/00_flow.ipynb #24d0d562
@@ -596,17 +622,18 @@ class Path:
         x0:Tensor, # (n, *shape) states at the first
     ):
         self.times, self.x = times.to(x0.device), x0.new_full((len(times), *x0.shape), torch.nan)
-        self.x[0 if times[-1] != times[0] else slice(None)] = x0                # on a clock of no length nothing moves
-        self.sign = 1 if times[-1] > times[0] else -1
+        first, last = times[::len(times) - 1].tolist()
+        self.x[0 if last != first else slice(None)] = x0                # on a clock of no length nothing moves
+        self.sign = 1 if last > first else -1
 
     def add(self, index, t0, x0, t1, x1, v0=None, v1=None):
-        "Fill the readings that the step from t0 to t1 passes, for the samples in `index`."
+        "Fill the readings that the step from t0 to t1 passes, for the samples in `index`; on an accelerator the host waits once."
         t0, t1 = (torch.as_tensor(t, device=x0.device).double().expand(len(x0)) for t in (t0, t1))
-        for k, t in enumerate(self.times[1:], 1):
-            on = ((t - t0)*self.sign > 0) & ((t - t1)*self.sign <= 1e-9)
-            if on.any():
-                u, h = expand((t - t0)/(t1 - t0), x0)[on], expand(t1 - t0, x0)[on]
-                self.x[k, index[on]] = _hermite(u, h, x0[on], x1[on], *(None if v is None else v[on] for v in (v0, v1)))
+        t = self.times[1:, None]
+        k, i = (((t - t0)*self.sign > 0) & ((t - t1)*self.sign <= 1e-9)).nonzero(as_tuple=True)
+        if not len(k): return
+        u, h = expand((t[k, 0] - t0[i])/(t1 - t0)[i], x0), expand((t1 - t0)[i], x0)
+        self.x[k + 1, index[i]] = _hermite(u, h, x0[i], x1[i], *(None if v is None else v[i] for v in (v0, v1)))
 
 def _hermite(u, h, x0, x1, v0, v1):
     "The cubic with states x0, x1 and slopes v0, v1 over a step h, at the fraction u; a line where a slope is missing."

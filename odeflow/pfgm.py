@@ -14,7 +14,7 @@ from fastcore.basics import patch
 import torch
 from torch import Tensor
 
-from .flow import Flow, Gaussian, Rng, expand, prior_name, solver
+from .flow import Flow, Gaussian, Rng, expand, kept, prior_name, solver
 from .solve import HEUN, Tableau, fixed
 from .field import normalised_field
 from .prior import RadialPrior
@@ -42,13 +42,13 @@ class Around:
 
     def sample(self, n, shape, rng):
         x = self.prior.sample(n, shape, rng)
-        return x + self.center.to(x)
+        return x + kept(self.center, x.device, x.dtype)
 
     @property
     def name(self): return f"Around({prior_name(self.prior)})"
 
-    def log_prob(self, x): return self.prior.log_prob(x - self.center.to(x))
-    def gaussian(self, x): return self.prior.gaussian(x - self.center.to(x))
+    def log_prob(self, x): return self.prior.log_prob(x - kept(self.center, x.device, x.dtype))
+    def gaussian(self, x): return self.prior.gaussian(x - kept(self.center, x.device, x.dtype))
 
 # %% ../nbs/22_pfgm.ipynb #p011
 class PFGM(Flow):
@@ -144,7 +144,7 @@ def ask(self:PFGM,
     z:Tensor, # (B,) heights
 ) -> tuple: # v_x (B, *shape), v_z (B,)
     "The network's normalised field, from an input of order one."
-    u = (x - self.center.to(x))/expand((z**2 + self.rms**2).sqrt(), x)
+    u = (x - kept(self.center, x.device, x.dtype))/expand((z**2 + self.rms**2).sqrt(), x)
     rho = u.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
     v = net(u*expand(SPREAD*rho.asinh()/rho, x), z.log()/4)
     return v[:, :x.shape[1]], v[:, x.shape[1]:].flatten(1).mean(1)
@@ -191,7 +191,7 @@ def distance(self:PFGM,
     z:Tensor, # (B,) heights
 ) -> Tensor: # (B,), rho
     "Length of the unnormalised field from $v_z$, or near the data from $\\lVert v_x\\rVert$ (the small-z rule of Xu et al. 2022, appendix B.2.3), within the bounds of geometry."
-    N, R = math.prod(x.shape[1:]), (x - self.center.to(x)).flatten(1).norm(dim=1)
+    N, R = math.prod(x.shape[1:]), (x - kept(self.center, x.device, x.dtype)).flatten(1).norm(dim=1)
     n = (v_x.flatten(1).norm(dim=1)/math.sqrt(N)).clamp(max=1 - 1e-6)
     a = n/(1 - n**2)*(self.gamma + (n**2*self.gamma**2 + (1 - n**2)*z**2).sqrt())
     rho = torch.where(z < self.near*self.gamma, torch.hypot(a, z), math.sqrt(N)*z/v_z.abs().clamp(min=1e-12) - self.gamma)

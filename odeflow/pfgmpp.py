@@ -16,7 +16,7 @@ from scipy.special import gammaincinv
 import torch
 from torch import Tensor
 
-from .flow import Flow, Gaussian, Rng, expand, flat
+from .flow import Flow, Gaussian, Rng, expand, flat, kept
 from .prior import RadialPrior
 from .pfgm import charges, held, large_batch
 
@@ -49,7 +49,7 @@ def average_level(
 ) -> Tensor: # (B,)
     "The noise level whose $c_{skip}$ is the average over the levels $\\sigma\\sqrt D/\\lVert g_z\\rVert$ that a Student t mixes."
     if D == math.inf: return sigma
-    ratio = _spread(D).to(sigma)*(sigma[:, None]/sigma_data)**2  # (l / s)^2
+    ratio = kept(_spread(D), sigma.device, sigma.dtype)*(sigma[:, None]/sigma_data)**2  # (l / s)^2
     return sigma_data*((ratio/(1 + ratio)).mean(1)/(1/(1 + ratio)).mean(1)).sqrt()
 
 @functools.cache

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .flow import Flow, Field, in_shares, integrate, prior_name, sample
+from .flow import Flow, Field, in_shares, integrate, onto, prior_name, sample
 from .data import replacing, writing
 from .nets import net_digest, own_labels, write_atomic
 from .train import Preset, claim_folder, main_process, new_net, together, train, wait
@@ -39,7 +39,8 @@ def straightness(
     "$S(Z)=\\int_0^1\\mathbb E\\lVert (Z_1-Z_0)-\\dot Z_s\\rVert^2\\mathrm ds$ (Liu et al. 2022), along paths of RK4."
     labels = own_labels(net, n) if labels is None else labels
     out = sample(flow, net, n, shape, solver="rk4", nfe=4*steps + flow.final_nfe, path=steps, labels=labels, device=device)
-    field, ts = Field(flow, net, n, labels, device=out.x.device), flow.times(steps)
+    field = Field(flow, net, n, labels, device=out.x.device)
+    ts = field.times(steps)
     speed = torch.gradient(ts, edge_order=1)[0]*steps                     # dt/ds
     gaps = [(out.path[-1] - out.path[0] - field(x, t)*v).reshape(n, -1).square().sum(1).mean() for x, t, v in zip(out.path, ts, speed.to(out.x))]
     return float(torch.trapezoid(torch.stack(gaps), dx=1/steps))
@@ -77,9 +78,9 @@ def to(self:Coupling, device):
 @patch
 def batch(self:Coupling, index, rng=None):
     "The pairs at these indices, with their classes where they have any."
-    i = index.to(self.x0.device)
-    pairs = {"x0": self.x0[i].to(self.device), "x1": self.x1[i].to(self.device)}
-    return pairs | {"y": self.y[index.cpu()].to(self.device)} if self.classes else pairs
+    i = onto(index, self.x0.device)
+    pairs = {"x0": self.x0[i], "x1": self.x1[i]} | ({"y": self.y[index.cpu()]} if self.classes else {})
+    return {k: onto(v, self.device) for k, v in pairs.items()}
 
 @patch
 def digest(self:Coupling):

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 import torch
 from torch import Tensor
 
-from .flow import Flow, Gaussian, Rng, expand, flat, solver
+from .flow import Flow, Gaussian, Rng, expand, flat, onto, solver
 from .solve import afford
 
 # %% ../nbs/10_sde.ipynb #25f50b43
@@ -125,9 +125,9 @@ def _reverse_sde(field, x, nfe, rng, name, correct=None):
     cost = 1 if correct is None else 2
     afford(field, nfe, cost, name)
     ts = field.times(1000 if nfe is None else nfe//cost)
-    for t, s in zip(ts[:-1], ts[1:]):
+    for k, (t, s) in enumerate(zip(ts[:-1], ts[1:]), 1):
         y = x if correct is None else correct(field, x, t, rng)
-        new = _reverse_step(field, y, t, s, 0 if s == ts[-1] else rng.normal(len(x), x.shape[1:]).to(x))
+        new = _reverse_step(field, y, t, s, 0 if k == len(ts) - 1 else onto(rng.normal(len(x), x.shape[1:]), x.device).to(x))
         field.save(t, x, s, new)
         x = new
     return x, ts[-1].expand(len(x))
@@ -153,7 +153,7 @@ def _langevin(snr, field, x, t, rng):
     "$x+\\eta s+\\sqrt{2\\eta}z$ with $\\eta=2(r\\sigma_t)^2$."
     v, t = field(x, t), t.expand(len(x)).to(x)
     eta = expand(2*(snr*field.flow.marginal(t)[1])**2, x)
-    return x + eta*field.flow.score(v, x, t) + (2*eta).sqrt()*rng.normal(len(x), x.shape[1:]).to(x)
+    return x + eta*field.flow.score(v, x, t) + (2*eta).sqrt()*onto(rng.normal(len(x), x.shape[1:]), x.device).to(x)
 
 # %% ../nbs/10_sde.ipynb #c7a2ba71
 @solver("ddim")

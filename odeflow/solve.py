@@ -6,7 +6,7 @@ Docs: https://odeflow.github.io/odeflow/solve.html.md"""
 
 # %% auto #0
 __all__ = ['Tableau', 'HEUN', 'MIDPOINT', 'RK4', 'DOPRI5', 'OWN_TIME', 'LogLikelihood', 'rk_step', 'afford', 'fixed', 'rms',
-           'first_step', 'attempt', 'next_step', 'rk45', 'keep_steps', 'check_steps', 'lost', 'dopri5', 'encode',
+           'first_step', 'attempt', 'next_step', 'rk45', 'keep_steps', 'moving', 'lost', 'dopri5', 'encode',
            'DensityField', 'log_likelihood', 'bits_per_dim']
 
 # %% ../nbs/02_solve.ipynb #87e79770
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from .flow import (Field, Flow, Rng, Samples, check_arrived, check_labels, evaluating, expand, flat, get_solver, integrate, own_sampler,
+from .flow import (Field, Flow, Rng, Samples, check_arrived, check_labels, evaluating, expand, flat, get_solver, integrate, onto, own_sampler,
                           solver)
 
 # %% ../nbs/02_solve.ipynb #f846f63c
@@ -128,29 +128,28 @@ def rk45(field, x, *, nfe=None, rtol=1e-5, atol=1e-5, rng=None):
     t, last = x.new_full((len(x),), t0, dtype=torch.float64), x.new_ones(len(x), dtype=torch.float64)
     sign, spent, k = 1 if t1 > t0 else -1, 2, field(x, t)
     h = first_step(field, x, t, k, t1 - t0, rtol, atol)
-    while nfe is None or spent + 6 <= nfe:
-        live = (t != t1).nonzero()[:, 0]
-        if not len(live): break
+    stuck = torch.zeros_like(t, dtype=torch.bool)
+    while len(live := moving(t, t1, stuck)) and (nfe is None or spent + 6 <= nfe):
         left = (t1 - t[live]).abs()
         step, end = torch.minimum(h[live], left), torch.where(h[live] < left, t[live] + sign*h[live], t1)
         new, v, err = attempt(field.rows(live), x[live], t[live], sign*step, k[live], rtol, atol)
         spent, ok = spent + 6, err <= 1
         h[live], last[live] = next_step(step, err, last[live], ok), torch.where(ok, err.clamp(min=1e-4), last[live])
-        check_steps(h[live], t[live], ok, t1 - t0)
-        keep_steps(field, live, ok.nonzero()[:, 0], x, t, k, new, v, end)
+        stuck[live] = ~(ok | (h[live] > 1e-10*abs(t1 - t0)))
+        keep_steps(field, live, ok, x, t, k, new, v, end)
     return x, t
 
 # %% ../nbs/02_solve.ipynb #72e3d2c7
 def keep_steps(field, live, ok, x, t, k, new, v, end):
-    "Move those of the `live` samples, at the positions `ok`, whose steps were accepted; each lands on `end` exactly."
-    i, new, v, end = live[ok], new[ok], v[ok], end[ok]
-    field.rows(i).save(t[i], x[i], end, new, k[i], v)
-    x[i], t[i], k[i] = new, end, v
+    "Move those of the `live` samples whose steps were accepted (`ok`); each lands on `end` exactly. A step that is refused ends nowhere, at NaN, and passes no reading of a path."
+    field.rows(live).save(t[live], x[live], torch.where(ok, end, torch.nan), new, k[live], v)
+    for old, now in ((x, new), (t, end), (k, v)): old[live] = torch.where(expand(ok, now).bool(), now, old[live])
 
-def check_steps(h, t, ok, span):
-    "RuntimeError where a refused step has shrunk to nothing, or never was a number."
-    stuck = ~(ok | (h > 1e-10*abs(span)))
-    if stuck.any(): raise lost("rk45", t[stuck][0])
+def moving(t, end, stuck):
+    "Which samples are on their way still: all that the host must know of a step, in one small copy; RuntimeError where a refused step has shrunk to nothing, or never was a number."
+    state = ((t != end) + 2*stuck).cpu()
+    if (state > 1).any(): raise lost("rk45", t[stuck][0])
+    return onto(state.nonzero()[:, 0], t.device)
 
 def lost(name, t):
     "The error of a solver that cannot go on from the clock reading t."
