@@ -8,8 +8,8 @@ Docs: https://odeflow.github.io/odeflow/flow.html.md"""
 __all__ = ['FLOWS', 'PRECISIONS', 'FINE', 'CPU_PIECE', 'SOLVERS', 'NOISE', 'Rng', 'sample_seeds', 'flat', 'in_shares', 'Gaussian',
            'Flow', 'prior_name', 'rebuild', 'expand', 'onto', 'kept', 'check_labels', 'Field', 'known_precision',
            'tf32', 'computing', 'fine_enough', 'compiled', 'program_size', 'padded', 'check_answer', 'solver',
-           'get_solver', 'euler', 'own_sampler', 'check_arrived', 'Samples', 'sample', 'integrate', 'evaluating',
-           'Path', 'check_flow']
+           'get_solver', 'is_adaptive', 'euler', 'own_sampler', 'check_arrived', 'Samples', 'sample', 'integrate',
+           'evaluating', 'Path', 'check_flow']
 
 # %% ../nbs/00_flow.ipynb #a68a390f
 from contextlib import contextmanager, nullcontext
@@ -374,7 +374,7 @@ def fine_enough(
     rtol:float, atol:float, # its tolerances
 ) -> str: # the precision to compute in
     "`float32` in place of `tf32`, and ValueError for `bf16`, where an adaptive solver is to be finer than their rounding."
-    fine = get_solver(solver).adaptive and max(rtol, atol) <= FINE
+    fine = is_adaptive(solver) and max(rtol, atol) <= FINE
     if fine and precision == "bf16":
         raise ValueError(f"precision: 'bf16' with {solver} at a tolerance of {max(rtol, atol):g}, finer than its rounding; "
                          f"give 'float32', a tolerance above {FINE:g}, or a solver of fixed steps such as 'heun'")
@@ -478,6 +478,10 @@ def get_solver(name):
     "The solver of that name; ValueError lists them all."
     if name not in SOLVERS: raise ValueError(f"solver: {name!r} is not one of {', '.join(sorted(SOLVERS))}")
     return SOLVERS[name]
+
+def is_adaptive(name) -> bool:
+    "Does the solver of that name choose its steps by tolerances?"
+    return getattr(get_solver(name), "adaptive", False)
 
 # %% ../nbs/00_flow.ipynb #982d3b37
 @solver("euler")

@@ -27,7 +27,7 @@ import safetensors.torch
 from torch import nn, Tensor
 from tqdm import tqdm
 
-from .flow import Flow, Rng, check_answer, compiled, get_solver, known_precision, prior_name, sample, tf32
+from .flow import Flow, Rng, check_answer, compiled, is_adaptive, known_precision, prior_name, sample, tf32
 from .data import WriteError, save_grid, writing
 from .nets import NETS, Net, apart, build_net, net_args, own_labels, ready, save_net, state_digest, write_atomic
 
@@ -74,7 +74,7 @@ def asks(self:Recipe,
     **how, # further options of `sample`
 ) -> dict: # all of them, and `precision` and `compile` where they are not `sample`'s own
     "How a network that was trained so is asked for samples."
-    if get_solver(solver).adaptive: told = dict(precision="float32" if self.precision == "float32" else "tf32")
+    if is_adaptive(solver): told = dict(precision="float32" if self.precision == "float32" else "tf32")
     else: told = dict(precision=self.precision, compile=self.compile)
     return dict(solver=solver, **how) | {k: v for k, v in told.items() if v not in ("float32", False)}
 

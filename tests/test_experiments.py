@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np, pytest, torch
 from PIL import Image
-from odeflow.experiment import main
+from odeflow.experiment import main, run
+from odeflow.pipeline import Pipeline
+from odeflow.train import PRESETS, has_bf16
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(budget="6 steps", reflow_budget="4 steps", distill_budget="4 steps", batch=8, pairs=16, samples=20, tol=.1)
@@ -111,6 +113,10 @@ def test_bad_input_gets_one_sentence(tmp_path, params, says):
     ("rf --out floats.npz/x", "out: 'floats.npz/x' cannot be written"),
     ("rf --pairing near", "pairing: 'near' is not accepted; give 'random' or 'ot'"),
     ("sde --steps 0", "steps: 0 is not accepted; give 1 or more"),
+    ("rf --start digits-pfgm", "start: the weights of 'digits-pfgm' are of another network than the preset's"),
+    ("rf --start nowhere", "source: 'nowhere' is neither the folder of a run nor one of"),
+    ("rf --precision fp8", "precision: 'fp8' is not accepted; give 'float32', 'tf32' or 'bf16'"),
+    ("rf --preset small-dit --dropout .1", "preset: its DiT for samples of shape (1, 8, 8)"),
     ("pfgm --D .5", "D: 0.5 is not accepted; give 1 or more, or inf"),
     ("transfer --source moons", "source: samples of shape (2,), but those of the target have (1, 8, 8)"),
     ("transfer --source digits/11", "label: 11 does not occur in digits"),
@@ -156,3 +162,33 @@ def test_transfer(tmp_path):
     assert set(record["transport_cost"]) == {"random pairs", "1-RF", "2-RF"} and len(record["cycle_error"]["2-RF"]) == 2
     assert (tmp_path/"runs/transfer/path.webp").exists()
     assert {(r["system"], r["distilled"]) for r in record["rows"]} == {(s, d) for s in ("1-RF", "2-RF") for d in (False, True)}
+
+SMALL = dict(TINY, rounds=1, distill=False, device="cpu", dataset="digits")
+
+def test_a_training_that_starts_from_a_trained_model(tmp_path):
+    "After six steps at a rate of almost nothing the weights are still those it started from; the averages that are kept say their cost."
+    e = run("rf", out=str(tmp_path/"run"), start="digits-1-rf", lr=1e-9, ema=0., warmup=0, save_every=0., keep=3, **SMALL)
+    start, end = (p.net.state_dict() for p in (Pipeline.from_pretrained("digits-1-rf"), Pipeline.from_pretrained(tmp_path/"run/1-RF")))
+    assert all(torch.allclose(start[k], end[k], atol=1e-6) for k in start)
+    told = [json.loads((tmp_path/f"run/1-RF/averages/{k}/config.json").read_text())["run"]["images"] for k in (1, 2)]
+    assert told == [16, 32] and not (tmp_path/"run/1-RF/averages/3").exists()
+    assert e.rows[0]["trained_in"] == e.rows[0]["sampled_in"] == "float32"
+    before = (tmp_path/"run/1-RF/model.safetensors").read_bytes()
+    run("rf", out=str(tmp_path/"run"), start="digits-1-rf", lr=1e-9, ema=0., warmup=0, save_every=0., keep=3, **SMALL)
+    assert (tmp_path/"run/1-RF/model.safetensors").read_bytes() == before
+
+def test_a_run_in_bfloat16_says_so(tmp_path, recwarn):
+    "Solvers of fixed steps compute as the training did; RK45 takes TF32 where its tolerance is loose, which a CPU computes as float32."
+    e = run("rf", out=str(tmp_path/"run"), precision="bf16", **SMALL)
+    e.curve()
+    assert {r["trained_in"] for r in e.rows} == {"bf16"}
+    assert {(r["solver"], r["sampled_in"]) for r in e.results.rows} == {("rk45", "tf32"), ("euler", "bf16")}
+    assert any("only imitates bfloat16" in str(w.message) for w in recwarn) == (not has_bf16())
+
+def test_a_preset_mirrors(tmp_path):
+    "Unless it is told not to."
+    from odeflow.experiment import EXPERIMENTS, Parameters
+    options = EXPERIMENTS["rf"].options
+    cfg = lambda **given: Parameters({}, **options).check({k: v[3] for k, v in options.items()} | dict(out=str(tmp_path/"run"), resize=32, dataset="digits", preset="cifar10-quarter", device="cpu") | given)
+    assert [EXPERIMENTS["rf"](cfg(**g)).data.flip for g in ({}, {"flip": False}, {"preset": "small"}, {"preset": "small", "flip": True})] == [True, False, False, True]
+    assert EXPERIMENTS["rf"](cfg(dropout=.3)).plan.net["dropout"] == .3 and "dropout" not in PRESETS["cifar10-quarter"].net

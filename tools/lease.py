@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from odeflow.data import Data, cache_dir, load_data
 from odeflow.experiment import EXPERIMENTS, Parameters, guarded, pack, parser, unpack
-from odeflow.flow import SOLVERS, Rng, sample
+from odeflow.flow import SOLVERS, Rng, is_adaptive, sample
 from odeflow.metrics import WEIGHTS, Inception, inception_weights, reference
 from odeflow.nets import NETS, load_net, save_net
 from odeflow.pfgm import PFGM
@@ -100,7 +100,7 @@ def gradients(flow, data, device, size):
 
 def sampled(name, solver, device):
     "States of a shipped model, on the CPU and on the device."
-    how = dict(rtol=1e-3, atol=1e-3) if SOLVERS[solver].adaptive else dict(nfe=21)
+    how = dict(rtol=1e-3, atol=1e-3) if is_adaptive(solver) else dict(nfe=21)
     a, b = (sample(p.flow, p.net, 4, p.shape, solver=solver, **how) for p in (Pipeline.from_pretrained(name, d) for d in ("cpu", device)))
     rms = float((a.x - b.x.cpu()).square().mean().sqrt())
     assert rms < .05, f"samples are {rms:.3g} from those of the CPU"
