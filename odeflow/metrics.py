@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm import tqdm
 
-from . import __version__
+import odeflow
 from .data import Data, as_bytes, cache_dir, digits, load_data, resized, to_float
 from .nets import write_atomic
 
@@ -817,7 +817,7 @@ def story(net) -> dict:
     "What a number depends on besides its samples: code, weights, layer, rounding, device."
     return {"network": type(net).__name__, "layer": net.layer, "code": net.code, "weights": net.weights, "rounding": ROUNDING,
             "error_bars": "ten blocks of the kept rows, dealt by picture and seed whatever their order, one left out; a Frechet distance's to first order",
-            "device": str(net.device), "torch": torch.__version__, "odeflow": __version__}
+            "device": str(net.device), "torch": torch.__version__, "odeflow": odeflow.__version__}
 
 # %% ../nbs/40_metrics.ipynb #bf185b76
 def measure(
@@ -845,5 +845,5 @@ def measure(
 class DigitsFeatures:
     "The shipped classifier of digits where the FID network stands for pictures."
     distance, layer, batch, device = "frechet_classifier", 64, 1000, "cpu"
-    def __init__(self): self.code, self.weights = f"odeflow {__version__}", sha16(SHIPPED)
+    def __init__(self): self.code, self.weights = f"odeflow {odeflow.__version__}", sha16(SHIPPED)
     def __call__(self, u): return classifier_features(u), None
