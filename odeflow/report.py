@@ -17,9 +17,9 @@ from pathlib import Path
 from fastcore.basics import patch
 import torch
 
-from .data import save_grid, to_float, to_uint8, walk_files
+from .data import save_grid, to_uint8, walk_files
 from .flow import in_shares, sample
-from .metrics import DigitsFeatures, Inception, frechet_distance, measure
+from .metrics import DigitsFeatures, Inception, byte_moments, frechet, frechet_distance, measure, pixel_moments
 from .nets import net_digest, own_labels, write_atomic
 from .train import main_process, together
 
@@ -79,9 +79,12 @@ def judge(
     "How far samples are from the data: in pixels or coordinates, and in the features of a network."
     lost = int((~x.isfinite()).flatten(1).any(1).sum())
     if lost: raise ValueError(f"x: {lost} of {len(x)} samples are not finite; sample with another solver, more evaluations or a tighter tolerance")
-    if len(data.shape) == 3: x = to_float(to_uint8(x))
+    if len(data.shape) == 3:
+        x, device = to_uint8(x), features.device if features else data.x.device
+        far = frechet(byte_moments(x.to(device)), pixel_moments(data, device))
+    else: far = frechet_distance(x, data.all().cpu())
     deep = measure(x, data, net=features) if features else {}
-    return {"samples": len(x), "dataset": data.name, "frechet": frechet_distance(x, data.all().cpu())} | {k: deep[k] for k in MEASURED if k in deep}
+    return {"samples": len(x), "dataset": data.name, "frechet": far} | {k: deep[k] for k in MEASURED if k in deep}
 
 # %% ../nbs/41_report.ipynb #ef4fe179
 def evaluate(

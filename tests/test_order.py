@@ -2,17 +2,15 @@
 
 Random small sets, with repeats, in random orders; then what once went wrong, with its right value.
 """
-import functools
-
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from odeflow.data import Data, digits
 from odeflow.flow import sample
 from odeflow.metrics import (
-    ClassScores, Moments, Reservoir, Statistics, alike, blocks, bootstrap, classifier_features, dealt, fid,
-    frechet, frechet_distance, frechet_infinity, jackknife, kid_exact, load_statistics, measure, memorised,
-    mmd, numbers, precision_recall, remembering_precision_recall, save_statistics, set_order,
+    ClassScores, Moments, Reservoir, Statistics, alike, blocks, blockwise_precision_recall, bootstrap, byte_moments,
+    classifier_features, dealt, fid, frechet_distance, frechet_error, frechet_infinity, jackknife, kid_exact, left_out,
+    load_statistics, measure, memorised, mmd, numbers, precision_recall, save_statistics, set_order,
     sliced_wasserstein, statistics)
 from odeflow.pipeline import Pipeline
 
@@ -79,7 +77,7 @@ def test_measures_of_rows(n, m, seed, other, levels):
     exact = {"line": frechet_infinity, "bootstrap": lambda x, y: bootstrap(frechet_distance, x, y, times=3),
              "kid": lambda x, y: kid_exact(blocks(x), blocks(y)),
              "frechet": lambda x, y: jackknife(joined(frechet_distance), blocks(x), blocks(y)),
-             "both": lambda x, y: jackknife(remembering_precision_recall(), blocks(x), blocks(y)).tolist()}
+             "both": lambda x, y: left_out(*blockwise_precision_recall(blocks(x), blocks(y))[1:]).tolist()}
     for name, f in exact.items(): assert f(a, b) == f(p, q), name
     for f in (frechet_distance, sliced_wasserstein, mmd, memorised, precision_recall):
         assert f(a, b) == pytest.approx(f(p, q), rel=1e-9, abs=1e-9), f.__name__
@@ -95,6 +93,7 @@ def test_measures_of_pictures(n, m, seed, other, keep, samples):
     assert first == second and all(np.isfinite(v) for v in [*first["se"].values(), first["is"]])
     assert samples is None or len(digests) == 2
     assert first["fid"] == fid(p, q, **how)
+    assert torch.equal(byte_moments(a).scatter, byte_moments(p).scatter)
 
 def test_two_sets_are_drawn_apart():
     "What two sets share is not drawn from both of them: 20 of 100 fall on 4 of another 20."
@@ -141,9 +140,8 @@ def test_error_bars_of_a_conditional_model():
     pipe, y, d = Pipeline.from_pretrained("digits-1-rf-classes"), torch.arange(200) % 10, digits()
     x = sample(pipe.flow, pipe.net, 200, pipe.shape, solver="heun", nfe=6, labels=y).x
     f, g = (classifier_features(z).double() for z in (x, d.x))
-    moments = lambda z: [Moments().update(b) for b in blocks(z)]
-    distance = lambda a, b: frechet(*(functools.reduce(Moments.merge, z, Moments()) for z in (a, b)))
-    bars = {jackknife(distance, moments(f[o(y)]), moments(g[p(d.y)])) for o in ORDERS.values() for p in ORDERS.values()}
+    bar = lambda *sets: frechet_error(*(Moments().update(torch.cat(z)) for z in sets), sets)
+    bars = {bar(blocks(f[o(y)]), blocks(g[p(d.y)])) for o in ORDERS.values() for p in ORDERS.values()}
     kids = {kid_exact(blocks(f[o(y)]), blocks(g))[1] for o in ORDERS.values()}
     assert len(bars) == len(kids) == 1 and .1 < bars.pop() < .6 and .04 < kids.pop() < .25
 
