@@ -10,13 +10,13 @@ __all__ = ['COMMANDS', 'command', 'usage', 'parser', 'main', 'check_numbers', 'c
 
 # %% ../nbs/44_cli.ipynb #b4254daa
 import argparse, inspect, math, os, sys
-from importlib.metadata import version
 from json import dumps
 from pathlib import Path
 
 from fastcore.script import anno_parser
 import numpy as np, torch
 
+import odeflow
 from .data import free_memory, load_data, picture_format, replacing, save_grid, to_uint8
 from .experiment import brief, guarded, pack as pack_folder, unpack as unpack_folder
 from .metrics import Inception, alike, measure
@@ -50,7 +50,7 @@ def main(
     "Run a command of `odeflow`."
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"): print(usage()); return 0
-    if name == "--version": print(version("odeflow")); return 0
+    if name == "--version": print(odeflow.__version__); return 0
     if name not in COMMANDS:
         print(f"odeflow: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2

@@ -350,14 +350,12 @@ def known_precision(name):
 def tf32(
     on:bool, # round the factors of products to 11 bits, where a GPU can?
 ):
-    "Matrix products and convolutions of float32 tensors on a GPU, rounded or not; then as before."
-    parts = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [p.allow_tf32 for p in parts]
-    try:
-        for p in parts: p.allow_tf32 = on
-        yield
-    finally:
-        for p, was in zip(parts, before): p.allow_tf32 = was
+    "Matrix products and convolutions of float32 tensors, rounded or not, whatever is allowed outside."
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    def put(products, convolutions): torch.set_float32_matmul_precision(products); torch.backends.cudnn.allow_tf32 = convolutions
+    put("high" if on else "highest", on)
+    try: yield
+    finally: put(*before)
 
 @contextmanager
 def computing(

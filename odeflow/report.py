@@ -17,6 +17,7 @@ from pathlib import Path
 from fastcore.basics import patch
 import torch
 
+import odeflow
 from .data import save_grid, to_uint8, walk_files
 from .flow import in_shares, sample
 from .metrics import DigitsFeatures, Inception, byte_moments, frechet, frechet_distance, measure, pixel_moments
@@ -55,7 +56,7 @@ def device_name(
 
 def environment() -> dict:
     "Versions, device and threads, for a run's config.json."
-    return {"python": platform.python_version(), **{p: version(p) for p in ("odeflow", "torch", "torchdiffeq", "accelerate", "numpy")},
+    return {"python": platform.python_version(), "odeflow": odeflow.__version__, **{p: version(p) for p in ("torch", "torchdiffeq", "accelerate", "numpy")},
             "system": platform.system(), "device": device_name(), "threads": torch.get_num_threads()}
 
 # %% ../nbs/41_report.ipynb #54f923f9
