@@ -68,7 +68,7 @@ def test_a_judge_without_time_leaves_rows_out(run, capsys):
     assert code == 0 and len(left) == 4 and all(f["needs_s"] >= 0 for f in left), said
 
 @pytest.mark.parametrize("stage, words, says", [
-    ("join", (), "parts: there is no folder"),
+    ("join", (), "holds neither data nor fid; bring what"),
     ("judge", (*TOY, *QUICK), "holds no finished training"),
     ("home", (*TOY, *QUICK), "holds no finished training"),
     ("train", (*TOY, "rf", "--budget", "6 epochs"), "budget: '6 epochs' is not an amount and a unit"),
@@ -92,7 +92,7 @@ def test_a_damaged_part_is_named(tmp_path, capsys, monkeypatch):
     from odeflow.experiment import pack
     (tmp_path/"luggage").mkdir()
     (tmp_path/"luggage/labels.npy").write_bytes(bytes(1000))
-    part, *_ = pack(tmp_path/"luggage", tmp_path/"parts", limit=1)
+    part, *_ = pack(tmp_path/"luggage", tmp_path/"parts/data", limit=1)
     blob = bytearray(part.read_bytes()); blob[700] ^= 1; part.write_bytes(blob)
     monkeypatch.setenv("ODEFLOW_DATA", str(tmp_path/"data"))
     code, _, said = here(capsys, tmp_path, "join")
@@ -115,9 +115,9 @@ def rehearse(work):
         return facts
     print("torch", torch.__version__)
     if (cache_dir()/"cifar10_train.npz").exists() and inception_weights().exists():
-        sent = [f["bytes"] for f in stage("parts", *TOY) if "bytes" in f]
+        sent = [f for f in stage("parts", *TOY) if "bytes" in f]
         stage("join", *TOY, **there)
-        print(f"== there: {len(sent)} files, {sum(sent):,} bytes in all, the largest {max(sent):,}")
+        for kind in ("data", "fid"): print(f"== {kind}: {sum(kind in f['file'] for f in sent)} files, {sum(f['bytes'] for f in sent if kind in f['file']):,} bytes")
     else: print("== parts and join: left out, since CIFAR-10 or the FID network's weights are not here")
     data = ("--dataset", pictures(work/"pictures.npz", 200))
     run = ("rf", "--preset", "digits", "--budget", "12 steps", "--batch", "8", "--samples", "40", "--keep", "3", "--compile", "True")

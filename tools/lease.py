@@ -45,34 +45,43 @@ def tiled(images): return images.reshape(-1, 100, 32, 32, 3).swapaxes(1, 2).resh
 def untiled(sheet): return sheet.reshape(-1, 32, 100, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)
 
 def parts(job):
-    "CIFAR-10 as lossless sheets of 10,000 pictures, the FID network with its convolutions in half precision."
+    "CIFAR-10 as lossless sheets of 10,000 pictures, and, apart, the FID network with its convolutions in half precision: it may come while a network trains."
     from PIL import Image
-    work, out = job.work/"luggage", job.work/"parts"
-    for folder in (work, out): shutil.rmtree(folder, ignore_errors=True)
-    work.mkdir(parents=True)
+    bags, out = {k: job.work/"luggage"/k for k in ("data", "fid")}, job.work/"parts"
+    for folder in (job.work/"luggage", out): shutil.rmtree(folder, ignore_errors=True)
+    for folder in bags.values(): folder.mkdir(parents=True)
     data = load_data("cifar10")
     for i in range(0, len(data), 10_000):
-        Image.fromarray(tiled(data.x[i:i + 10_000].permute(0, 2, 3, 1).numpy())).save(work/f"cifar10-{i:05d}.webp", lossless=True, method=3, quality=60)
-    np.save(work/"labels.npy", data.y.numpy().astype(np.uint8))
+        Image.fromarray(tiled(data.x[i:i + 10_000].permute(0, 2, 3, 1).numpy())).save(bags["data"]/f"sheet-{i:05d}.webp", lossless=True, method=3, quality=60)
+    np.save(bags["data"]/"labels.npy", data.y.numpy().astype(np.uint8))
     state = torch.load(inception_weights(), map_location="cpu", weights_only=True)
-    torch.save({k: v.half() if k.endswith("conv.weight") else v for k, v in state.items() if not k.startswith("fc.")}, work/"fid.pt")
-    for p in pack(work, out, limit=LIMIT): say(stage="parts", file=p.name, bytes=p.stat().st_size)
+    torch.save({k: v.half() if k.endswith("conv.weight") else v for k, v in state.items() if not k.startswith("fc.")}, bags["fid"]/"fid.pt")
+    for k, bag in bags.items():
+        for p in pack(bag, out/k, limit=LIMIT): say(stage="parts", file=f"{k}/{p.name}", bytes=p.stat().st_size)
 
 def join(job):
-    "The archive and the weights, from parts whose sums are right."
+    "The archive and the weights, whichever are here, from parts whose sums are right; what is there already stays."
+    here = [k for k in ("data", "fid") if (job.work/"parts"/k).is_dir()]
+    if not here: raise FileNotFoundError(f"parts: '{job.work/'parts'}' holds neither data nor fid; bring what `lease.py parts` wrote")
+    for k in here:
+        shutil.rmtree(job.work/"joined"/k, ignore_errors=True)
+        {"data": join_data, "fid": join_fid}[k](unpack(job.work/"parts"/k, job.work/"joined"/k))
+
+def join_data(folder):
     from PIL import Image
-    if not (job.work/"parts").is_dir(): raise FileNotFoundError(f"parts: there is no folder '{job.work/'parts'}'; bring what `lease.py parts` wrote")
-    shutil.rmtree(job.work/"joined", ignore_errors=True)
-    folder = unpack(job.work/"parts", job.work/"joined")
-    sheets = sorted(folder.glob("cifar10-*.webp"))
-    images = np.concatenate([untiled(np.asarray(Image.open(p))) for p in sheets])
-    archive, weights = cache_dir()/"cifar10_train.npz", inception_weights()
-    for path in (archive, weights): path.parent.mkdir(parents=True, exist_ok=True)
+    images = np.concatenate([untiled(np.asarray(Image.open(p))) for p in sorted(folder.glob("sheet-*.webp"))])
+    archive = cache_dir()/"cifar10_train.npz"
+    archive.parent.mkdir(parents=True, exist_ok=True)
     if not archive.exists(): np.savez(archive, images=images, labels=np.load(folder/"labels.npy").astype(np.int64))
+    say(stage="join", pictures=len(images), digest=load_data("cifar10").digest())
+
+def join_fid(folder):
     state = {k: v.float() if v.is_floating_point() else v for k, v in torch.load(folder/"fid.pt", weights_only=True).items()}
     state |= {"fc.weight": torch.full((1008, 2048), math.nan), "fc.bias": torch.full((1008,), math.nan)}      # its class layer is not needed
+    weights = inception_weights()
+    weights.parent.mkdir(parents=True, exist_ok=True)
     if not weights.exists(): torch.save(state, weights)
-    say(stage="join", pictures=len(images), digest=load_data("cifar10").digest(), weights=WEIGHTS)
+    say(stage="join", weights=WEIGHTS, tensors=len(state))
 
 # ---- does it run, and how fast?
 
