@@ -1,5 +1,6 @@
 "The script for ten minutes of a GPU, rehearsed on the CPU: `python tests/test_lease.py [FOLDER]`, or `make lease-rehearsal`, runs all of its stages."
 import importlib.util, json, os, subprocess, sys, tempfile, time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,16 @@ def test_a_damaged_part_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ODEFLOW_DATA", str(tmp_path/"data"))
     code, _, said = here(capsys, tmp_path, "join")
     assert code == 1 and "part-0000' is damaged; bring it again" in said and not (tmp_path/"data").exists()
+
+def test_a_checkout_that_is_not_installed(monkeypatch):
+    "Records name the version where the package has no metadata."
+    import odeflow
+    from odeflow import metrics, report
+    def version(package):
+        if package == "odeflow": raise PackageNotFoundError(package)
+        return "1"
+    for module in (metrics, report): monkeypatch.setattr(module, "version", version)
+    assert report.environment()["odeflow"] == odeflow.__version__ and odeflow.__version__ in metrics.DigitsFeatures().code
 
 def rehearse(work):
     "All stages, with real pictures where they are, and the bytes of each transfer."
