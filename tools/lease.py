@@ -143,6 +143,7 @@ def smoke(job):
 def stepping(job, name, net, data, batch, **how):
     "Pictures a second of the trainer's own step."
     begun = time.monotonic()
+    if job.device == "cuda": torch.cuda.reset_peak_memory_stats()
     t = Trainer(RectifiedFlow(), net, data, job.work/"bench"/f"{name}-{batch}".replace(" ", "-"), Recipe(budget="1e9 steps", batch=batch, **how), device=job.device)
     for _ in range(2): t.train_step()
     waited(job.device)
@@ -198,10 +199,9 @@ def plans(job, e):
     "What to judge, the most telling first: (system, distilled, flow, network, cost, samples, way)."
     rows, few = [], max(5, job.samples//5)
     for m in e.members:
-        fixed = [dict(solver="euler", nfe=1 + m.flow.final_nfe)]
-        if not m.distilled: fixed.insert(0, dict(solver="heun", nfe=36 + m.flow.final_nfe))
-        rows += [(m, m.net, m.trained, job.samples, how) for how in fixed]
-        if not m.distilled: rows.append((m, m.net, m.trained, few, dict(solver="rk45", rtol=1e-3, atol=1e-3)))
+        step, steps, full = dict(solver="euler", nfe=1 + m.flow.final_nfe), dict(solver="heun", nfe=36 + m.flow.final_nfe), dict(solver="rk45", rtol=1e-3, atol=1e-3)
+        ways = [(job.samples, step)] if m.distilled else [(job.samples, steps), (few, step), (few, full)]
+        rows += [(m, m.net, m.trained, n, how) for n, how in ways]
     first = e.members[0]
     for path, cost in kept(folder(e, first)):
         rows.append((first, load_net(path).to(job.device), cost, few, dict(solver="heun", nfe=36 + first.flow.final_nfe)))
@@ -222,7 +222,7 @@ def judge(job):
     say(stage="judge", what="reference", pictures=ref.moments.n)
     rows, pace = [], 0.
     for m, net, cost, n, how in plans(job, e):
-        calls = n*how.get("nfe", 60)
+        calls = n*(how.get("nfe", 60) + 24)                                  # the FID network, in float32, takes about as long as 24 evaluations in bf16
         if rows and pace*calls > until - time.monotonic(): say(stage="judge", left_out=how, images=cost.images, needs_s=round(pace*calls)); continue
         begun, name = time.monotonic(), f"{how['solver']}-{how.get('nfe', 'adaptive')}-{cost.images}"
         r = evaluate(m.flow, net, e.data, system=m.system, distilled=m.distilled, n=n, trained=cost, seed=e.cfg.seed, device=job.device, features=eye,
