@@ -288,7 +288,7 @@ def together(
     with PartialState().split_between_processes(items) as mine: return gather_object([f(i) for i in bar(mine)])
 
 # %% ../nbs/04_train.ipynb #e30b9402
-Trained = namedtuple("Trained", "net steps images minutes loss precision")  # the averaged network, what it cost, and what it computed in
+Trained = namedtuple("Trained", "net steps images minutes loss precision out")  # the averaged network, what it cost, what it computed in, and its folder
 
 class Trainer:
     "One training of one flow: its network, optimiser, average, folder and place in the budget."
@@ -557,13 +557,13 @@ def train(
     device:str=None, # `cpu`, `cuda`, `mps`; None chooses
     progress:bool=True, # show a bar
     tracker:str=None, # one of accelerate's, such as `tensorboard`
-) -> Trained: # .net (the averaged weights), .steps, .images, .minutes, .loss, .precision
+) -> Trained: # .net (the averaged weights), .steps, .images, .minutes, .loss, .precision, .out
     "Train a flow on data; the folder gets config.json, metrics.jsonl, samples.png, model.safetensors and state/."
     recipe = recipe or Recipe()
     t = Trainer(flow, net, data, out, recipe, resume, device, tracker)
     try: t.restore(); t.run(progress); t.finish()
     except WriteError as e: e.intact = f"; {t.intact}"; raise
-    return Trained(t.average, t.step, t.step*recipe.batch, t.spent/60, t.loss, recipe.precision)
+    return Trained(t.average, t.step, t.step*recipe.batch, t.spent/60, t.loss, recipe.precision, t.out)
 
 # %% ../nbs/04_train.ipynb #aa89dd00
 @dataclass

@@ -14,6 +14,7 @@ What stands after STAGE is an experiment with its parameters, as for `python -m 
 `rf --dataset cifar10 --preset cifar10 --rounds 1 --distill False --samples 50000`. It works in a checkout that is not installed, too.
 """
 import argparse, json, math, os, shutil, sys, time
+from functools import cached_property
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -165,21 +166,21 @@ def rival(shape, channels):
 
 def bench(job):
     "One variant after the other, of the preset's network."
-    data, args = noise(max(1024, 4*job.batch), job.size), {k: v for k, v in job.plan.net.items() if k != "net"}
+    data, args = noise(max(1024, 4*job.recipe.batch), job.size), {k: v for k, v in job.plan.net.items() if k != "net"}
     fresh = lambda: NETS["UNet"](data.shape, **args)
     bf16 = ("bf16",) if job.device != "cpu" else ()
-    for precision in ("float32", "tf32", *bf16): stepping(job, precision, fresh(), data, job.batch, precision=precision)
-    if job.compile:
-        for batch in (job.batch,) if job.toy else (job.batch, 2*job.batch): stepping(job, f"{job.precision} compiled", fresh(), data, batch, precision=job.precision, compile=True)
+    for precision in ("float32", "tf32", *bf16): stepping(job, precision, fresh(), data, job.recipe.batch, precision=precision)
+    if job.recipe.compile:
+        for batch in (job.recipe.batch,) if job.toy else (job.recipe.batch, 2*job.recipe.batch): stepping(job, f"{job.recipe.precision} compiled", fresh(), data, batch, precision=job.recipe.precision, compile=True)
     theirs = rival(data.shape, args["channels"])
     if theirs is None: say(stage="bench", what="torchcfm", left_out="it is not installed")
-    else: stepping(job, "torchcfm " + job.precision, theirs, data, job.batch, precision=job.precision)
+    else: stepping(job, "torchcfm " + job.recipe.precision, theirs, data, job.recipe.batch, precision=job.recipe.precision)
 
 # ---- the run itself
 
 def train(job):
     "All flows of the experiment; stopped and started again, it goes on."
-    e = job.experiment()
+    e = job.experiment
     print(e, flush=True)
     for m in e.train(): say(stage="train", system=m.system, distilled=m.distilled, images=m.trained.images, minutes=round(m.trained.minutes, 3), loss=m.trained.loss)
 
@@ -189,12 +190,6 @@ def kept(run):
         run = json.loads((path/"config.json").read_text())["run"]
         yield path, argparse.Namespace(images=run["images"], minutes=run["minutes"], precision=run["recipe"]["precision"])
 
-def folder(e, m):
-    "Where a member's training lies."
-    slug, flows = m.system.replace(" ", "-"), [f.system for f in e.members if not f.distilled]
-    if m.distilled: return e.out/f"{slug}-distilled"
-    return e.out/(f"reflow-{k}" if (k := flows.index(m.system)) else slug)
-
 def plans(job, e):
     "What to judge, the most telling first: (system, distilled, flow, network, cost, samples, way)."
     rows, few = [], max(5, job.samples//5)
@@ -203,13 +198,14 @@ def plans(job, e):
         ways = [(job.samples, step)] if m.distilled else [(job.samples, steps), (few, step), (few, full)]
         rows += [(m, m.net, m.trained, n, how) for n, how in ways]
     first = e.members[0]
-    for path, cost in kept(folder(e, first)):
+    for path, cost in kept(first.trained.out):
         rows.append((first, load_net(path).to(job.device), cost, few, dict(solver="heun", nfe=36 + first.flow.final_nfe)))
     return rows
 
 def finished(job):
     "The experiment, with its members as they were trained."
-    e = job.experiment()
+    e = job.experiment
+    if hasattr(e, "members"): return e                                       # trained or read by a stage before this one
     if not (e.out/"config.json").exists(): raise FileNotFoundError(f"work: '{job.work}' holds no finished training; run `lease.py train` first, with the same options")
     e.train()
     return e
@@ -217,7 +213,7 @@ def finished(job):
 def judge(job):
     "Rows, each written as soon as it is there; none is begun that would not end in time, by the speed of those before it."
     until, e = time.monotonic() + job.seconds, finished(job)
-    eye = job.eye()
+    eye = job.eye
     ref = reference(e.data, eye)
     say(stage="judge", what="reference", pictures=ref.moments.n)
     rows, pace = [], 0.
@@ -238,10 +234,10 @@ def home(job):
     if not (job.work/"result.json").exists(): raise FileNotFoundError(f"work: '{job.work}' holds no rows yet; run `lease.py judge` first")
     shutil.rmtree(bag, ignore_errors=True); shutil.rmtree(job.work/"home", ignore_errors=True)
     for m in e.members:
-        at = folder(e, m)
+        at = m.trained.out
         save_net(m.net, bag/at.name, half=True, run=json.loads((at/"config.json").read_text())["run"])
         shutil.copy(at/"metrics.jsonl", bag/at.name)
-    ref = reference(e.data, eye := job.eye()).moments
+    ref = reference(e.data, eye := job.eye).moments
     i, j = torch.triu_indices(*ref.scatter.shape)
     torch.save({"n": ref.n, "mean": ref.mean.cpu(), "cov_upper": ref.cov.cpu()[i, j].float(), "data": e.data.digest(), "code": eye.code, "weights": eye.weights}, bag/"reference.pt")
     grid = json.loads((job.work/"result.json").read_text())["rows"][0]["grid"]
@@ -274,9 +270,8 @@ class Job:
         self.make, self.cfg = EXPERIMENTS[name], Parameters({}, **EXPERIMENTS[name].options).check(given)
         if self.cfg.preset not in PRESETS: raise ValueError(f"preset: {self.cfg.preset!r} is not one of {', '.join(PRESETS)}")
         self.plan, self.samples = PRESETS[self.cfg.preset], self.cfg.samples
-        recipe, whole = self.plan.recipes(self.cfg)[0], self.minutes() + self.seconds/60
+        self.recipe, whole = self.plan.recipes(self.cfg)[0], self.minutes() + self.seconds/60
         if whole > args.limit: raise ValueError(f"budget: {self.minutes():g} minutes of training and {self.seconds:g} seconds of judging do not fit into {args.limit:g} minutes; give less of either, or a larger --limit")
-        self.precision, self.compile, self.batch = recipe.precision, recipe.compile, recipe.batch
         self.size, self.piece, self.bench_steps = (16, 64, 2) if self.toy else (32, 2048 if self.device == "cuda" else 500, 30)
 
     def minutes(self):
@@ -284,7 +279,10 @@ class Job:
         n, budgets = self.cfg.rounds, [Budget(r.budget) for r in self.plan.recipes(self.cfg)]
         return sum(k*b.amount for k, b in zip((1, n - 1, n*self.cfg.distill), budgets) if b.unit == "minutes")
 
+    @cached_property
     def experiment(self): return self.make(self.cfg)
+
+    @cached_property
     def eye(self): return Toy() if self.toy else Inception(device=self.device, batch=500 if self.device == "cuda" else 50)
 
 def main(args=None):
