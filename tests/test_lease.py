@@ -68,6 +68,15 @@ def test_a_judge_without_time_leaves_rows_out(run, capsys):
     left = [f for f in facts if "left_out" in f]
     assert code == 0 and len(left) == 4 and all(f["needs_s"] >= 0 for f in left), said
 
+def test_a_smaller_reference_is_told(run, capsys):
+    "Rows say with what they were compared: not with more than there is, and with fewer if asked."
+    work, data, _ = run
+    code, _, said = here(capsys, work, "judge", *TOY, "--seconds", "0.01", "--reference", "30", *QUICK, *data)
+    row, = json.loads((work/"result.json").read_text())["rows"]
+    assert code == 0 and row["reference"]["samples"] == 30 and len(row["reference"]["digest"]) == 16, said
+    code, _, said = here(capsys, work, "judge", *TOY, "--reference", "41", *QUICK, *data)
+    assert code == 1 and "reference: 41 pictures asked of pictures, which has 40; give 5 to 40" in said
+
 @pytest.mark.parametrize("stage, words, says", [
     ("join", (), "holds neither data nor fid; bring what"),
     ("judge", (*TOY, *QUICK), "holds no finished training"),

@@ -23,7 +23,7 @@ import torch
 from odeflow.data import Data, cache_dir, load_data
 from odeflow.experiment import EXPERIMENTS, Parameters, guarded, pack, parser, unpack
 from odeflow.flow import SOLVERS, Rng, is_adaptive, sample
-from odeflow.metrics import WEIGHTS, Inception, inception_weights, reference
+from odeflow.metrics import WEIGHTS, Inception, inception_weights, reference, subset
 from odeflow.nets import NETS, load_net, save_net
 from odeflow.pfgm import PFGM
 from odeflow.pfgmpp import PFGMPP
@@ -214,17 +214,19 @@ def judge(job):
     "Rows, each written as soon as it is there; none is begun that would not end in time, by the speed of those before it."
     until, e = time.monotonic() + job.seconds, finished(job)
     eye = job.eye
-    ref = reference(e.data, eye)
+    data = job.against(e.data)
+    ref = reference(data, eye)
     say(stage="judge", what="reference", pictures=ref.moments.n)
+    facts = {"reference": {"name": data.name, "samples": len(data), "digest": data.digest()}}
     rows, pace = [], 0.
     for m, net, cost, n, how in plans(job, e):
         calls = n*(how.get("nfe", 60) + 24)                                  # the FID network, in float32, takes about as long as 24 evaluations in bf16
         if rows and pace*calls > until - time.monotonic(): say(stage="judge", left_out=how, images=cost.images, needs_s=round(pace*calls)); continue
         begun, name = time.monotonic(), f"{how['solver']}-{how.get('nfe', 'adaptive')}-{cost.images}"
-        r = evaluate(m.flow, net, e.data, system=m.system, distilled=m.distilled, n=n, trained=cost, seed=e.cfg.seed, device=job.device, features=eye,
-                     batch=job.piece, grid=job.work/f"{name}.png", **e.recipes[0].asks(**how))
+        r = evaluate(m.flow, net, data, system=m.system, distilled=m.distilled, n=n, trained=cost, seed=e.cfg.seed, device=job.device, features=eye,
+                     batch=job.piece, grid=job.work/f"{name}.png", progress=True, **e.recipes[0].asks(**how))
         pace = max(pace, (time.monotonic() - begun)/calls)
-        rows.append(r | {"seconds": round(time.monotonic() - begun, 1), "grid": f"{name}.png"})
+        rows.append(r | facts | {"seconds": round(time.monotonic() - begun, 1), "grid": f"{name}.png"})
         write_json({"run": job.work.name, "rows": rows}, job.work/"result.json")
         say(stage="judge", **{k: rows[-1][k] for k in ("solver", "nfe", "samples", "images", "minutes", eye.distance, "precision", "recall", "se", "device", "trained_in", "sampled_in", "seconds")})
 
@@ -237,9 +239,9 @@ def home(job):
         at = m.trained.out
         save_net(m.net, bag/at.name, half=True, run=json.loads((at/"config.json").read_text())["run"])
         shutil.copy(at/"metrics.jsonl", bag/at.name)
-    ref = reference(e.data, eye := job.eye).moments
+    ref = reference(data := job.against(e.data), eye := job.eye).moments
     i, j = torch.triu_indices(*ref.scatter.shape)
-    torch.save({"n": ref.n, "mean": ref.mean.cpu(), "cov_upper": ref.cov.cpu()[i, j].float(), "data": e.data.digest(), "code": eye.code, "weights": eye.weights}, bag/"reference.pt")
+    torch.save({"n": ref.n, "mean": ref.mean.cpu(), "cov_upper": ref.cov.cpu()[i, j].float(), "data": data.digest(), "code": eye.code, "weights": eye.weights}, bag/"reference.pt")
     grid = json.loads((job.work/"result.json").read_text())["rows"][0]["grid"]
     for name in ("result.json", grid): shutil.copy(job.work/name, bag)
     files = pack(bag, job.work/"home", limit=LIMIT)
@@ -258,7 +260,7 @@ class Toy:
 class Job:
     "A stage's options and its experiment."
     def __init__(self, args, words, cpu=False):
-        self.work, self.device, self.seconds, self.toy = args.work, args.device, args.seconds, args.toy
+        self.work, self.device, self.seconds, self.toy, self.reference = args.work, args.device, args.seconds, args.toy, args.reference
         if not cpu: accelerator(self.device)                                                     # a ValueError where there is no such device
         words = words if words[:1] and not words[0].startswith("-") else ["rf", *words]
         given = vars(parser().parse_args(words))
@@ -279,6 +281,12 @@ class Job:
         n, budgets = self.cfg.rounds, [Budget(r.budget) for r in self.plan.recipes(self.cfg)]
         return sum(k*b.amount for k, b in zip((1, n - 1, n*self.cfg.distill), budgets) if b.unit == "minutes")
 
+    def against(self, data):
+        "The pictures that samples are compared with."
+        if self.reference is None: return data
+        if not 5 <= self.reference <= len(data): raise ValueError(f"reference: {self.reference} pictures asked of {data.name}, which has {len(data):,}; give 5 to {len(data)}")
+        return subset(data, self.reference, "reference", 0)
+
     @cached_property
     def experiment(self): return self.make(self.cfg)
 
@@ -292,6 +300,7 @@ def main(args=None):
     p.add_argument("--device", default="cuda", help="cuda or cpu (cuda)")
     p.add_argument("--seconds", type=float, default=150., help="for judging, in all (150)")
     p.add_argument("--limit", type=float, default=12., help="minutes that training and judging may take together (12)")
+    p.add_argument("--reference", type=int, help="compare samples with so many pictures of the data set, drawn evenly (all of them)")
     p.add_argument("--toy", action="store_true", help="rehearse: a toy in place of the FID network, and two steps of each bench")
     args, words = p.parse_known_args(args)
     names = [*STAGES][2:] if args.stage == "all" else args.stage.split(",")
