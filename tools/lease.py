@@ -30,7 +30,7 @@ from odeflow.pfgmpp import PFGMPP
 from odeflow.pipeline import Pipeline, pretrained
 from odeflow.rectified import RectifiedFlow
 from odeflow.reflow import draw_coupling
-from odeflow.report import evaluate, write_json
+from odeflow.report import environment, evaluate, write_json
 from odeflow.sde import VE, VP, SubVP
 from odeflow.solve import log_likelihood
 from odeflow.train import PRESETS, Budget, Recipe, Trainer, accelerator
@@ -227,7 +227,7 @@ def judge(job):
                      batch=job.piece, grid=job.work/f"{name}.png", progress=True, **e.recipes[0].asks(**how))
         pace = max(pace, (time.monotonic() - begun)/calls)
         rows.append(r | facts | {"seconds": round(time.monotonic() - begun, 1), "grid": f"{name}.png"})
-        write_json({"run": job.work.name, "rows": rows}, job.work/"result.json")
+        write_json({"run": job.work.name, "rows": rows, "environment": environment()}, job.work/"result.json")
         say(stage="judge", **{k: rows[-1][k] for k in ("solver", "nfe", "samples", "images", "minutes", eye.distance, "precision", "recall", "se", "device", "trained_in", "sampled_in", "seconds")})
 
 def home(job):
@@ -291,7 +291,7 @@ class Job:
     def experiment(self): return self.make(self.cfg)
 
     @cached_property
-    def eye(self): return Toy() if self.toy else Inception(device=self.device, batch=500 if self.device == "cuda" else 50)
+    def eye(self): return Toy() if self.toy else Inception(device=self.device, batch=500 if self.device == "cuda" else 20)
 
 def main(args=None):
     p = argparse.ArgumentParser(prog="lease.py", allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
