@@ -214,7 +214,7 @@ def judge(job):
     "Rows, each written as soon as it is there; none is begun that would not end in time, by the speed of those before it."
     until, e = time.monotonic() + job.seconds, finished(job)
     eye = job.eye
-    data = job.against(e.data)
+    data = job.data
     ref = reference(data, eye)
     say(stage="judge", what="reference", pictures=ref.moments.n)
     facts = {"reference": {"name": data.name, "samples": len(data), "digest": data.digest()}}
@@ -239,7 +239,7 @@ def home(job):
         at = m.trained.out
         save_net(m.net, bag/at.name, half=True, run=json.loads((at/"config.json").read_text())["run"])
         shutil.copy(at/"metrics.jsonl", bag/at.name)
-    ref = reference(data := job.against(e.data), eye := job.eye).moments
+    ref = reference(data := job.data, eye := job.eye).moments
     i, j = torch.triu_indices(*ref.scatter.shape)
     torch.save({"n": ref.n, "mean": ref.mean.cpu(), "cov_upper": ref.cov.cpu()[i, j].float(), "data": data.digest(), "code": eye.code, "weights": eye.weights}, bag/"reference.pt")
     grid = json.loads((job.work/"result.json").read_text())["rows"][0]["grid"]
@@ -281,14 +281,15 @@ class Job:
         n, budgets = self.cfg.rounds, [Budget(r.budget) for r in self.plan.recipes(self.cfg)]
         return sum(k*b.amount for k, b in zip((1, n - 1, n*self.cfg.distill), budgets) if b.unit == "minutes")
 
-    def against(self, data):
-        "The pictures that samples are compared with."
-        if self.reference is None: return data
-        if not 5 <= self.reference <= len(data): raise ValueError(f"reference: {self.reference} pictures asked of {data.name}, which has {len(data):,}; give 5 to {len(data)}")
-        return subset(data, self.reference, "reference", 0)
-
     @cached_property
     def experiment(self): return self.make(self.cfg)
+
+    @cached_property
+    def data(self):
+        "The pictures that samples are compared with."
+        whole, n = self.experiment.data, self.reference
+        if n is not None and not 5 <= n <= len(whole): raise ValueError(f"reference: {n} pictures asked of {whole.name}, which has {len(whole):,}; give 5 to {len(whole)}")
+        return subset(whole, n, "reference", 0)
 
     @cached_property
     def eye(self): return Toy() if self.toy else Inception(device=self.device, batch=500 if self.device == "cuda" else 20)
