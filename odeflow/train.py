@@ -563,7 +563,8 @@ def train(
     t = Trainer(flow, net, data, out, recipe, resume, device, tracker)
     try: t.restore(); t.run(progress); t.finish()
     except WriteError as e: e.intact = f"; {t.intact}"; raise
-    return Trained(t.average, t.step, t.step*recipe.batch, t.spent/60, t.loss, recipe.precision, t.out)
+    images, minutes = t.step*recipe.batch, t.spent/60
+    return Trained(t.average, t.step, images, minutes, t.loss, recipe.precision, t.out)
 
 # %% ../nbs/04_train.ipynb #aa89dd00
 @dataclass
