@@ -22,7 +22,7 @@ help:
 	@echo "make peers            install other people's codes beside ours, compare, and show the table of agreement"
 	@echo "make bench            run the benchmarks of tests/bench"
 	@echo "make lab              open the book in JupyterLab"
-	@echo "make run NB=02_solve  export, execute and clean one chapter, in place"
+	@echo "make run NB=01_sampling  export, execute and clean one chapter, in place"
 	@echo "make readme           make README.md from nbs/index.ipynb"
 	@echo "make docs             build the site with Quarto, or check its pages where Quarto is missing"
 	@echo "make clean            remove what these commands made, except runs/"
@@ -103,7 +103,7 @@ transfer-feature := train_transfer $(plain) -p feature True
 MODELS := transfer transfer-feature vp-classes rf-classes
 models: $(STAMP)
 	@$(MAKE) --no-print-directory -j$(JOBS) OUT=runs/models $(MODELS:%=runs/models/%.ipynb)
-	$(BIN)/python tests/ship.py runs/models
+	$(BIN)/python tools/ship.py runs/models
 
 architectures: $(STAMP)
 	@$(MAKE) --no-print-directory -j$(JOBS) OUT=runs/architectures $(ARCHITECTURES:%=runs/architectures/%.ipynb)
@@ -114,9 +114,9 @@ architectures: $(STAMP)
 records: $(STAMP)
 	@for run in $(TABLE); do test -f $(OUT)/$$run.ipynb || { echo "records: the run $$run in $(OUT) is not complete; give make table again" >&2; exit 1; }; done
 	@for run in $(TABLE); do to=nbs/records/table/$$run; rm -rf $$to && mkdir -p $$to && cp $(OUT)/$$run/result.json $$to/ && { test ! -d $(OUT)/$$run/grids || cp -R $(OUT)/$$run/grids $$to/; } || exit 1; done
-	$(BIN)/python tests/ship.py $(OUT)
+	$(BIN)/python tools/ship.py $(OUT)
 	$(MAKE) run NB=results
-	$(MAKE) run NB=42_pipeline
+	$(MAKE) run NB=44_pipeline
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n-workers 2
@@ -125,7 +125,7 @@ test: $(STAMP)
 KILLS ?= 200
 rehearsal: $(STAMP)
 	@rm -rf runs/rehearsal
-	$(BIN)/python tests/rehearse.py runs/rehearsal
+	$(BIN)/python tools/rehearse.py runs/rehearsal
 
 # What stands after `make lease RUN=` is an experiment with its parameters, as for `python -m odeflow.train`.
 RUN :=
@@ -159,10 +159,10 @@ run: $(STAMP)
 	$(BIN)/nbdev_clean --fname "nbs/$(NB).ipynb"
 
 readme: $(STAMP)
-	$(BIN)/python tests/website.py readme
+	$(BIN)/python tools/website.py readme
 
 docs: $(STAMP)
-	@if command -v quarto >/dev/null; then $(BIN)/nbdev_docs; else $(BIN)/python tests/website.py check; fi
+	@if command -v quarto >/dev/null; then $(BIN)/nbdev_docs; else $(BIN)/python tools/website.py check; fi
 
 clean:
 	rm -rf .venv .venv-lease _docs _proc build dist *.egg-info .pytest_cache .benchmarks .quarto

@@ -1,22 +1,27 @@
 "What was made of one thing is not passed on as if it were made of another: networks, flows, priors, classes, solvers."
-import json, subprocess, sys
+import subprocess, sys
 import pytest, torch
 from PIL import Image
-from odeflow.data import Data, as_bytes, load_data, to_float
-from odeflow.flow import Gaussian, Rng, in_shares, own_sampler, Field, integrate, rebuild, sample
-from odeflow.metrics import frechet_distance, memorised
+from odeflow.data import as_bytes, Data, load_data, to_float
+from odeflow.flow import Gaussian, in_shares, rebuild, Rng
+from odeflow.sampling import Field, integrate, own_sampler, sample
+from odeflow.metrics.distances import frechet_distance, memorised
 from odeflow.nets import MLP, net_digest
-from odeflow.pfgm import PFGM
-from odeflow.pfgmpp import PFGMPP
+from odeflow.poisson.pfgm import PFGM
+from odeflow.poisson.pfgmpp import PFGMPP
 from odeflow.pipeline import Pipeline
-from odeflow.prior import RadialPrior
-from odeflow.rectified import RectifiedFlow
-from odeflow.reflow import Coupling, Member, distill, draw_coupling, straightness
-from odeflow.report import Results, mixture, read_records, write_result
-from odeflow.sde import VP
-from odeflow.solve import log_likelihood
-from odeflow.train import Recipe, new_net, preset, train
-from odeflow.transfer import Paired, save_clip
+from odeflow.poisson.prior import RadialPrior
+from odeflow.rectified.flow import RectifiedFlow
+from odeflow.rectified.coupling import draw_coupling
+from odeflow.rectified.reflow import distill, straightness
+from odeflow.presets import Member
+from odeflow.records import mixture, read_records, Results, write_result
+from odeflow.diffusion import VP
+from odeflow.likelihood import log_likelihood
+from odeflow.training import Recipe, train
+from odeflow.presets import new_net, preset
+from odeflow.rectified.coupling import Paired
+from odeflow.rectified.transfer import save_clip
 
 QUICK = dict(device="cpu", progress=False)
 refused = lambda says, f, *args, **kw: pytest.raises((ValueError, TypeError), f, *args, **kw).match(says)

@@ -6,9 +6,10 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from odeflow import cli, experiment
-from odeflow.data import load_data, replacing
-from odeflow.experiment import EXPERIMENTS, Parameters, Rectified, pack, unpack
-from odeflow.pipeline import PRETRAINED, Pipeline
+from odeflow.runs import replacing
+from odeflow.data import load_data
+from odeflow.experiment import EXPERIMENTS, pack, Parameters, Rectified, unpack
+from odeflow.pipeline import Pipeline, PRETRAINED
 
 MODEL, TOLD = "digits-1-rf", "digits-1-rf-classes"
 TINY = "--dataset moons --budget 6:steps --reflow_budget 4:steps --distill_budget 4:steps --batch 8 --pairs 16 --samples 20 --tol .1 --device cpu"

@@ -7,13 +7,14 @@ from torch._dynamo.utils import counters
 
 import odeflow.flow, odeflow.train
 from odeflow.data import Data
-from odeflow.flow import Rng, program_size, padded, sample
+from odeflow.flow import Rng
+from odeflow.sampling import padded, program_size, sample
 from odeflow.nets import MLP, UNet
-from odeflow.pfgm import PFGM
-from odeflow.rectified import RectifiedFlow
-from odeflow.reflow import draw_coupling
-from odeflow.report import evaluate
-from odeflow.train import Recipe, train
+from odeflow.poisson.pfgm import PFGM
+from odeflow.rectified.flow import RectifiedFlow
+from odeflow.rectified.coupling import draw_coupling
+from odeflow.records import evaluate
+from odeflow.training import Recipe, train
 
 @pytest.fixture(autouse=True)
 def watched(monkeypatch):

@@ -6,7 +6,8 @@ import numpy as np, pytest, torch
 from PIL import Image
 from odeflow.experiment import main, run
 from odeflow.pipeline import Pipeline
-from odeflow.train import PRESETS, has_bf16
+from odeflow.distributed import has_bf16
+from odeflow.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = dict(budget="6 steps", reflow_budget="4 steps", distill_budget="4 steps", batch=8, pairs=16, samples=20, tol=.1)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest, torch
 from PIL import Image
 from odeflow.data import load_data
-from odeflow.nets import UNet, load_net
-from odeflow.rectified import RectifiedFlow
-from odeflow.reflow import Coupling, draw_coupling
-from odeflow.report import write_result
-from odeflow.train import Recipe, load_state, newest_state, save_state, train
+from odeflow.nets import load_net, UNet
+from odeflow.rectified.flow import RectifiedFlow
+from odeflow.rectified.coupling import Coupling, draw_coupling
+from odeflow.records import write_result
+from odeflow.runs import load_state, newest_state, save_state
+from odeflow.training import Recipe, train
 from tqdm import tqdm
 
 KILLS = int(os.environ.get("KILLS") or 10)

@@ -13,7 +13,9 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from odeflow.data import cache_dir, npz
-from odeflow.metrics import ClassScores, Inception, fid, inception_weights, kid, kid_exact, blocks, measure, precision_recall
+from odeflow.metrics.distances import blocks, ClassScores, kid, kid_exact, precision_recall
+from odeflow.metrics.features import Inception, inception_weights
+from odeflow.metrics.fid import fid, measure
 
 needs_weights = pytest.mark.skipif(not inception_weights().exists(), reason=f"the FID network's weights are not at {inception_weights().name} in torch.hub's checkpoints; "
                                    "torch-fidelity downloads them there: python -c 'from odeflow.metrics import Inception; Inception()'")

@@ -12,9 +12,11 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.extra import numpy as some
 from PIL import Image
 
-from odeflow.data import (Data, RASTER, as_bytes, grid, load_data, named_labels, resized, save_grid, show, to_float,
-                          to_uint8, walk_files)
-from odeflow.metrics import as_bytes as as_bytes_of_metrics
+from odeflow.data import (
+    as_bytes, Data, grid, load_data, named_labels, RASTER, resized, save_grid, show, to_float,
+    to_uint8, walk_files,
+)
+from odeflow.data import as_bytes as as_bytes_of_metrics
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOUR = np.stack([RAMP, RAMP.T, 255 - RAMP], 2)

@@ -50,7 +50,7 @@ def test_stages_follow_each_other(run):
 
 def test_what_comes_home(run):
     "At most eight files of at most 16 MiB, from which weights, statistics and rows come back."
-    from odeflow.experiment import unpack
+    from parcel import unpack
     from odeflow.pipeline import Pipeline
     import torch
     work, _, (_, facts, _) = run
@@ -100,7 +100,7 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, stage, words, says):
 
 def test_a_damaged_part_is_named(tmp_path, capsys, monkeypatch):
     "One bit of a part: its name, and the archive that was there before stays as it is."
-    from odeflow.experiment import pack
+    from parcel import pack
     (tmp_path/"luggage").mkdir()
     (tmp_path/"luggage/labels.npy").write_bytes(bytes(1000))
     part, *_ = pack(tmp_path/"luggage", tmp_path/"parts/data", limit=1)
@@ -123,7 +123,7 @@ def rehearse(work):
     "All stages, with real pictures where they are, and the bytes of each transfer."
     import torch
     from odeflow.data import cache_dir
-    from odeflow.metrics import inception_weights
+    from odeflow.metrics.features import inception_weights
     begun, work = time.monotonic(), work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     there = dict(ODEFLOW_DATA=str(work/"data"), TORCH_HOME=str(work/"hub"))

@@ -6,12 +6,17 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from odeflow.data import Data, digits
-from odeflow.flow import sample
-from odeflow.metrics import (
-    ClassScores, Moments, Reservoir, Statistics, alike, blocks, blockwise_precision_recall, bootstrap, byte_moments,
-    classifier_features, dealt, fid, frechet_distance, frechet_error, frechet_infinity, jackknife, kid_exact, left_out,
-    load_statistics, measure, memorised, mmd, numbers, precision_recall, save_statistics, set_order,
-    sliced_wasserstein, statistics)
+from odeflow.sampling import sample
+from odeflow.metrics.distances import (
+    blocks, blockwise_precision_recall, bootstrap, byte_moments, ClassScores, dealt,
+    frechet_distance, frechet_error, frechet_infinity, jackknife, kid_exact, left_out,
+    memorised, mmd, Moments, precision_recall, set_order, sliced_wasserstein,
+)
+from odeflow.metrics.features import classifier_features
+from odeflow.metrics.fid import (
+    alike, fid, load_statistics, measure, numbers, Reservoir, save_statistics, Statistics,
+    statistics,
+)
 from odeflow.pipeline import Pipeline
 
 few = settings(max_examples=12, deadline=None, derandomize=True, database=None)

@@ -1,20 +1,22 @@
 "A cut changes nothing but rounding: every system, its batches in 1, 2 and 4 parts, on one process and on two, gives the same weights."
-import json, math, sys
+import math
 
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from odeflow.data import Data, DataPrior, load_data
 from odeflow.flow import Gaussian, Rng
 from odeflow.nets import MLP, UNet
-from odeflow.pfgm import PFGM
-from odeflow.pfgmpp import PFGMPP
+from odeflow.poisson.pfgm import PFGM
+from odeflow.poisson.pfgmpp import PFGMPP
 from odeflow.pipeline import Pipeline
-from odeflow.rectified import RectifiedFlow
-from odeflow.reflow import draw_coupling
-from odeflow.sde import VE, VP, SubVP
-from odeflow.solve import bits_per_dim
-from odeflow.train import Recipe, newest_state, train
-from odeflow.transfer import FeatureFlow, Paired
+from odeflow.rectified.flow import RectifiedFlow
+from odeflow.rectified.coupling import draw_coupling
+from odeflow.diffusion import SubVP, VE, VP
+from odeflow.likelihood import bits_per_dim
+from odeflow.runs import newest_state
+from odeflow.training import Recipe, train
+from odeflow.rectified.coupling import Paired
+from odeflow.rectified.transfer import FeatureFlow
 from test_processes import gap, run, weights
 
 def points(labels=True):

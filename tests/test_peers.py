@@ -14,15 +14,19 @@ from scipy import linalg, spatial, stats
 from scipy.integrate import solve_ivp
 from torchdiffeq import odeint
 
-from odeflow.flow import Gaussian, Rng, integrate, sample
-from odeflow.metrics import (ClassScores, blocks, frechet_distance, kid, kid_exact, mmd, nearest, precision_recall,
-                             sliced_wasserstein)
-from odeflow.pfgmpp import PFGMPP, kernel_weights
-from odeflow.prior import RadialPrior, radius_cdf
-from odeflow.rectified import RectifiedFlow
-from odeflow.sde import VE, VP, SubVP
-from odeflow.solve import log_likelihood
-from odeflow.transfer import gaussian_cost, match
+from odeflow.flow import Gaussian, Rng
+from odeflow.sampling import integrate, sample
+from odeflow.metrics.distances import (
+    blocks, ClassScores, frechet_distance, kid, kid_exact, mmd, nearest, precision_recall,
+    sliced_wasserstein,
+)
+from odeflow.poisson.pfgmpp import kernel_weights, PFGMPP
+from odeflow.poisson.prior import RadialPrior, radius_cdf
+from odeflow.rectified.flow import RectifiedFlow
+from odeflow.diffusion import SubVP, VE, VP
+from odeflow.likelihood import log_likelihood
+from odeflow.rectified.coupling import match
+from odeflow.rectified.transfer import gaussian_cost
 
 for name in ("JAX", "CUPY", "TENSORFLOW"): os.environ.setdefault(f"POT_BACKEND_DISABLE_{name}", "1")
 ROWS = {}  # of the table: peer and what is compared to the largest difference and its bounds

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from odeflow import metrics
 from odeflow.data import Data, digits, load_data
-from odeflow.nets import MLP, load_net
+from odeflow.nets import load_net, MLP
 from odeflow.pipeline import Pipeline, pretrained
-from odeflow.rectified import RectifiedFlow
-from odeflow.reflow import Coupling, draw_coupling
-from odeflow.report import read_record, write_result
-from odeflow.train import Recipe, newest_state, train
+from odeflow.rectified.flow import RectifiedFlow
+from odeflow.rectified.coupling import Coupling, draw_coupling
+from odeflow.records import read_record, write_result
+from odeflow.runs import newest_state
+from odeflow.training import Recipe, train
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,23 +1,28 @@
 "On a GPU nothing mixes devices, and the host does not wait: counted on a device that is not there (`pretend`), for every system and solver."
-import copy, math
+import math
 
 import pytest, torch
 from accelerate.state import AcceleratorState, PartialState
 from odeflow.data import Data, DataPrior, load_data
-from odeflow.flow import SOLVERS, Gaussian, Rng, sample
+from odeflow.flow import Gaussian, Rng
+from odeflow.sampling import sample, SOLVERS
 from odeflow.guidance import diversity
-from odeflow.metrics import frechet_distance, measure, precision_recall
-from odeflow.nets import MLP, DiT, UNet
-from odeflow.pfgm import PFGM
-from odeflow.pfgmpp import PFGMPP
+from odeflow.metrics.distances import frechet_distance, precision_recall
+from odeflow.metrics.fid import measure
+from odeflow.nets import DiT, MLP, UNet
+from odeflow.poisson.pfgm import PFGM
+from odeflow.poisson.pfgmpp import PFGMPP
 from odeflow.pipeline import Pipeline
-from odeflow.prior import FieldLines, exact_field
-from odeflow.rectified import RectifiedFlow
-from odeflow.reflow import draw_coupling, straightness
-from odeflow.sde import VE, VP, SubVP
-from odeflow.solve import bits_per_dim, encode, log_likelihood
-from odeflow.train import Recipe, Trainer
-from odeflow.transfer import FeatureFlow, Paired, cycle_error
+from odeflow.poisson.prior import exact_field, FieldLines
+from odeflow.rectified.flow import RectifiedFlow
+from odeflow.rectified.coupling import draw_coupling
+from odeflow.rectified.reflow import straightness
+from odeflow.diffusion import SubVP, VE, VP
+from odeflow.sampling import encode
+from odeflow.likelihood import bits_per_dim, log_likelihood
+from odeflow.training import Recipe, Trainer
+from odeflow.rectified.coupling import Paired
+from odeflow.rectified.transfer import cycle_error, FeatureFlow
 from tqdm import tqdm
 from pretend import CUDA, Mixed, pretend
 
@@ -42,7 +47,7 @@ def made(name, data=POINTS):
 def host(monkeypatch):
     """The host of a device that is not there, on which a `Trainer` trains.
     Accelerate insists on a real device: its object is made for the CPU and told that it is on `cuda:0`. What it does of itself on a GPU is left out: mixed precision, several processes, compiling."""
-    from odeflow.train import accelerator
+    from odeflow.distributed import accelerator
     def on_cuda(device=None, *args, **kwargs):
         acc = accelerator("cpu", *args, **kwargs)
         if device != "cpu": acc.state.device = PartialState().device = CUDA

@@ -6,10 +6,13 @@ import pytest, torch
 from odeflow.data import load_data
 from odeflow.nets import UNet
 from odeflow.pipeline import Pipeline
-from odeflow.rectified import RectifiedFlow
-from odeflow.reflow import draw_coupling
-from odeflow.report import evaluate, write_json
-from odeflow.train import Recipe, accelerator, load_state, newest_state, train
+from odeflow.rectified.flow import RectifiedFlow
+from odeflow.rectified.coupling import draw_coupling
+from odeflow.runs import write_json
+from odeflow.records import evaluate
+from odeflow.distributed import accelerator
+from odeflow.runs import load_state, newest_state
+from odeflow.training import Recipe, train
 
 # A server imports everything once, computes nothing, and forks each process.
 FORK = multiprocessing.get_context("forkserver")

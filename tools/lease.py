@@ -20,20 +20,26 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
-from odeflow.data import Data, cache_dir, load_data
-from odeflow.experiment import EXPERIMENTS, Parameters, guarded, pack, parser, unpack
-from odeflow.flow import SOLVERS, Rng, is_adaptive, sample
-from odeflow.metrics import WEIGHTS, Inception, inception_weights, reference, subset
-from odeflow.nets import NETS, load_net, save_net
-from odeflow.pfgm import PFGM
-from odeflow.pfgmpp import PFGMPP
+from odeflow.data import cache_dir, Data, load_data
+from odeflow.experiment import EXPERIMENTS, guarded, Parameters, parser
+from parcel import pack, unpack
+from odeflow.flow import Rng
+from odeflow.sampling import is_adaptive, sample, SOLVERS
+from odeflow.metrics.features import Inception, inception_weights, WEIGHTS
+from odeflow.metrics.fid import reference, subset
+from odeflow.nets import load_net, NETS, save_net
+from odeflow.poisson.pfgm import PFGM
+from odeflow.poisson.pfgmpp import PFGMPP
 from odeflow.pipeline import Pipeline, pretrained
-from odeflow.rectified import RectifiedFlow
-from odeflow.reflow import draw_coupling
-from odeflow.report import environment, evaluate, write_json
-from odeflow.sde import VE, VP, SubVP
-from odeflow.solve import log_likelihood
-from odeflow.train import PRESETS, Budget, Recipe, Trainer, accelerator
+from odeflow.rectified.flow import RectifiedFlow
+from odeflow.rectified.coupling import draw_coupling
+from odeflow.runs import environment, write_json
+from odeflow.records import evaluate
+from odeflow.diffusion import SubVP, VE, VP
+from odeflow.likelihood import log_likelihood
+from odeflow.distributed import accelerator
+from odeflow.training import Budget, Recipe, Trainer
+from odeflow.presets import PRESETS
 
 LIMIT = 16                    # megabytes a file that travels, 2**20 bytes each
 START = time.monotonic()

@@ -2,7 +2,7 @@
 import platform, subprocess, sys, time
 
 import pytest, torch
-from odeflow.field import poisson_field
+from odeflow.poisson.field import poisson_field
 
 def broadcast(points, data):
     "The published code's formula, which forms all differences, twice."

@@ -6,8 +6,8 @@ from measure import in_turns, ratio
 from odeflow.data import Data, load_data
 from odeflow.flow import expand
 from odeflow.nets import UNet
-from odeflow.rectified import RectifiedFlow
-from odeflow.train import Recipe, Trainer
+from odeflow.rectified.flow import RectifiedFlow
+from odeflow.training import Recipe, Trainer
 
 def bare_loop(net, data, batch):
     x, opt, params = data.all(), torch.optim.AdamW(net.parameters(), 2e-3, weight_decay=0., fused=True), list(net.parameters())

@@ -4,9 +4,10 @@ import statistics
 import pytest, torch
 from measure import in_turns, ratio
 from odeflow.data import load_data
-from odeflow.rectified import RectifiedFlow
-from odeflow.train import Recipe, Trainer, new_net, preset
-from odeflow.transfer import match
+from odeflow.rectified.flow import RectifiedFlow
+from odeflow.training import Recipe, Trainer
+from odeflow.presets import new_net, preset
+from odeflow.rectified.coupling import match
 
 ot = pytest.importorskip("ot", reason="POT is the peer: pip install pot")
 

@@ -4,11 +4,12 @@ import statistics
 import pytest, torch
 from measure import awake, exponent, in_turns
 from odeflow.data import Data
-from odeflow.flow import sample
-from odeflow.metrics import Moments, Reservoir
+from odeflow.sampling import sample
+from odeflow.metrics.distances import Moments
+from odeflow.metrics.fid import Reservoir
 from odeflow.nets import UNet
-from odeflow.rectified import RectifiedFlow
-from odeflow.train import Order, Recipe, Trainer
+from odeflow.rectified.flow import RectifiedFlow
+from odeflow.training import Order, Recipe, Trainer
 
 def pictures(n, side=32): return Data(torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)), None, "noise")
 def small(side=32): return awake(UNet((3, side, side), channels=16, mults=(1, 2, 2), blocks=1, attention=(8,))).eval()

@@ -6,12 +6,13 @@ import pytest, torch
 from measure import Rounded, as_tf32, awake
 from scipy.integrate import solve_ivp
 from odeflow.data import load_data
-from odeflow.flow import SOLVERS, integrate, sample
-from odeflow.nets import UNet, load_net
+from odeflow.sampling import integrate, sample, SOLVERS
+from odeflow.nets import load_net, UNet
 from odeflow.pipeline import Pipeline, pretrained
-from odeflow.rectified import RectifiedFlow
-from odeflow.report import judge
-from odeflow.train import Recipe, new_net, preset, train
+from odeflow.rectified.flow import RectifiedFlow
+from odeflow.records import judge
+from odeflow.training import Recipe, train
+from odeflow.presets import new_net, preset
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory):

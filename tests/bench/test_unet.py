@@ -6,7 +6,7 @@ from torch.nn.functional import mse_loss
 from measure import awake, in_turns, ratio
 from peers import WIDTHS, diffusers, torchcfm
 from odeflow.data import load_data
-from odeflow.flow import Rng, expand
+from odeflow.flow import expand, Rng
 from odeflow.nets import UNet
 
 OURS = {"full": dict(channels=128, mults=(1, 1, 2, 2), attention=(8,)), "half": dict(channels=64, mults=(1, 1, 2, 2), attention=(8,)),
