@@ -25,174 +25,294 @@ from .pipeline import Pipeline
 from .experiment import brief, guarded
 
 # %% ../nbs/47_cli.ipynb #4e485968
-COMMANDS = {} # word: function
+COMMANDS = {}  # word: function
+
 
 def command(f):
     "Make a function a command of `odeflow`."
     COMMANDS[f.__name__] = f
     return f
 
+
 def usage() -> str:
     "The commands, a line each."
     lines = [f"  {name:10} {f.__doc__.splitlines()[0]}" for name, f in COMMANDS.items()]
-    more = ["`odeflow COMMAND --help` explains one, and with `--debug` what goes wrong shows its traceback;", "`odeflow --version` is the version."]
+    more = [
+        "`odeflow COMMAND --help` explains one, and with `--debug` what goes wrong "
+        "shows its traceback;",
+        "`odeflow --version` is the version.",
+    ]
     return "\n".join(["usage: odeflow COMMAND ...", "", *lines, "", *more])
 
 # %% ../nbs/47_cli.ipynb #3dfdec7a
 def parser(
-    name:str, # of a command
+    name: str,  # of a command
 ) -> argparse.ArgumentParser:
     "The command line of a command."
     return brief(anno_parser(COMMANDS[name], prog=f"odeflow {name}"))
 
+
 def main(
-    args:list=None, # words; None takes those of the command line
-) -> int: # exit status
+    args: list = None,  # words; None takes those of the command line
+) -> int:  # exit status
     "Run a command of `odeflow`."
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
-    if name in ("-h", "--help"): print(usage()); return 0
-    if name == "--version": print(odeflow.__version__); return 0
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(odeflow.__version__)
+        return 0
     if name not in COMMANDS:
-        print(f"odeflow: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"odeflow: there is no command {name!r}; there are {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         return 2
     given = vars(parser(name).parse_args(rest))
     options = {k: given[k] for k in inspect.signature(COMMANDS[name]).parameters}
-    return guarded(lambda: COMMANDS[name](**check_numbers(options)), f"odeflow {name}", given.get("debug", False))
+    return guarded(
+        lambda: COMMANDS[name](**check_numbers(options)),
+        f"odeflow {name}",
+        given.get("debug", False),
+    )
 
 # %% ../nbs/47_cli.ipynb #dda91381
-def check_numbers(options:dict) -> dict:
+def check_numbers(options: dict) -> dict:
     "The options, when all numbers among them are finite and fit into 64 bits."
     for k, v in options.items():
         if isinstance(v, (int, float)) and not abs(v) < 2**63:
-            raise ValueError(f"{k}: {v} is not accepted; give a finite number, below 2**63")
+            raise ValueError(
+                f"{k}: {v} is not accepted; give a finite number, below 2**63"
+            )
     return options
 
 # %% ../nbs/47_cli.ipynb #40d6671d
 def check_file(
-    name:str, # of the option
-    path, # of a file to be written
-    *ends:str, # what it may end in; none: anything
+    name: str,  # of the option
+    path,  # of a file to be written
+    *ends: str,  # what it may end in; none: anything
 ):
     "One sentence before the work is done, when a file could not be written."
     path = Path(path)
-    if path.is_dir(): raise IsADirectoryError(f"{name}: '{path}' is a folder; give the name of a file")
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{name}: '{path}' is a folder; give the name of a file"
+        )
     if ends and path.suffix.lower() not in ends:
-        raise ValueError(f"{name}: '{path}' would hold arrays; give a name that ends in {' or '.join(ends)}")
+        raise ValueError(
+            f"{name}: '{path}' would hold arrays; give a name that ends in "
+            f"{' or '.join(ends)}"
+        )
     if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{name}: there is no folder '{path.parent}'; give a path in one that exists")
+        raise FileNotFoundError(
+            f"{name}: there is no folder '{path.parent}'; give a path in one that "
+            "exists"
+        )
     if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{name}: this user may not write in '{path.parent}'; give another folder")
+        raise PermissionError(
+            f"{name}: this user may not write in '{path.parent}'; give another folder"
+        )
 
 # %% ../nbs/47_cli.ipynb #12cff2e4
 def check_device(device):
     "One sentence where a device is not there."
-    try: float(torch.zeros(1, device=device))
+    try:
+        float(torch.zeros(1, device=device))
     except (RuntimeError, AssertionError, ImportError):
         there = "'cpu' or 'cuda'" if torch.cuda.is_available() else "'cpu'"
-        raise ValueError(f"device: {device!r} is not available here; give {there}") from None
+        raise ValueError(
+            f"device: {device!r} is not available here; give {there}"
+        ) from None
+
 
 def load_model(source, device) -> Pipeline:
-    "A trained model; one sentence where the device is not there, or where its config.json says nothing that makes one."
+    """A trained model; one sentence where the device is not there, or where its
+    config.json says nothing that makes one.
+    """
     check_device(device)
-    try: return Pipeline.from_pretrained(source, device)
+    try:
+        return Pipeline.from_pretrained(source, device)
     except (LookupError, AttributeError, TypeError) as e:
         said = f"{type(e).__name__}: {e}"
-        raise ValueError(f"model: the config.json of '{source}' is damaged ({said}); give the folder of a run") from e
+        raise ValueError(
+            f"model: the config.json of '{source}' is damaged ({said}); give the "
+            "folder of a run"
+        ) from e
 
 # %% ../nbs/47_cli.ipynb #5a456222
 @command
 def sample(
-    model:str, # a model that comes with the package, the folder of a run, or user/name on the hub
-    out:str="samples.png", # a picture of all samples, or an .npz of them
-    n:int=64, # how many
-    solver:str=None, # such as euler, heun, rk45; the model's own choice when not given
-    nfe:int=None, # network evaluations a sample; without a solver they are spent on Heun's steps
-    label:str=None, # the class, by name or number, -1 for none, of a model that knows classes; in the shares of its data when not given
-    guidance:float=1., # classifier-free guidance scale; any but 1 takes two evaluations for one, so that a budget (nfe) buys half the steps
-    seed:int=0, # of all samples: another seed, other samples
-    device:str="cpu", # cpu or cuda
+    # a model that comes with the package, the folder of a run, or user/name on the hub
+    model: str,
+    out: str = "samples.png",  # a picture of all samples, or an .npz of them
+    n: int = 64,  # how many
+    # such as euler, heun, rk45; the model's own choice when not given
+    solver: str = None,
+    # network evaluations a sample; without a solver they are spent on Heun's steps
+    nfe: int = None,
+    # the class, by name or number, -1 for none, of a model that knows classes; in the
+    # shares of its data when not given
+    label: str = None,
+    # classifier-free guidance scale; any but 1 takes two evaluations for one, so that a
+    # budget (nfe) buys half the steps
+    guidance: float = 1.0,
+    seed: int = 0,  # of all samples: another seed, other samples
+    device: str = "cpu",  # cpu or cuda
 ):
     "Samples of a trained model, as a picture or as an .npz."
     archive = Path(out).suffix.lower() == ".npz"
-    if not archive: picture_format(out, "out")
+    if not archive:
+        picture_format(out, "out")
     check_file("out", out)
     pipe = load_model(model, device)
     if len(pipe.shape) != 3 and not archive:
-        raise ValueError(f"out: '{out}' is a picture, but the samples are points; give a name that ends in .npz")
+        raise ValueError(
+            f"out: '{out}' is a picture, but the samples are points; give a name "
+            "that ends in .npz"
+        )
     check_room(n, pipe.shape)
-    made = pipe(n, seed=seed, labels=as_label(label, pipe.names), guidance=guidance, solver=solver, nfe=nfe)
+    made = pipe(
+        n,
+        seed=seed,
+        labels=as_label(label, pipe.names),
+        guidance=guidance,
+        solver=solver,
+        nfe=nfe,
+    )
     write_samples(made, out, pipe.names)
-    cost = {"nfe": float(made.nfe.double().mean()), "guidance": guidance, "cost": 1 if guidance == 1 else 2}
+    cost = {
+        "nfe": float(made.nfe.double().mean()),
+        "guidance": guidance,
+        "cost": 1 if guidance == 1 else 2,
+    }
     print(dumps({"out": out, "samples": n, "solver": made.solver, **cost}))
 
 # %% ../nbs/47_cli.ipynb #daa6a713
 def as_label(
-    word:str, # of the command line, or None
-    names:tuple, # of the classes that a model knows
-): # a name, a number, or the word, for the model to refuse
-    "A class by its name where there is one of that name, else by its number, unless the names are numbers themselves."
-    named = word in (None, *names) or word != "-1" and bool(names) and all(k.isdecimal() for k in names)
+    word: str,  # of the command line, or None
+    names: tuple,  # of the classes that a model knows
+):  # a name, a number, or the word, for the model to refuse
+    """A class by its name where there is one of that name, else by its number, unless
+    the names are numbers themselves.
+    """
+    named = (
+        word in (None, *names)
+        or word != "-1"
+        and bool(names)
+        and all(k.isdecimal() for k in names)
+    )
     return int(word) if not named and word.removeprefix("-").isdecimal() else word
 
-def check_room(n:int, shape:tuple):
-    "One sentence when so many samples cannot fit: ten states of float32 each, and a stream of random numbers."
-    need, free = n*(2500 + 10*4*math.prod(shape))/1e9, free_memory()/1e9
+
+def check_room(n: int, shape: tuple):
+    """One sentence when so many samples cannot fit: ten states of float32 each, and a
+    stream of random numbers.
+    """
+    need = n * (2500 + 10 * 4 * math.prod(shape)) / 1e9
+    free = free_memory() / 1e9
     if need > free:
-        raise ValueError(f"n: {n} samples take about {need:,.3g} GB of memory; {free:,.3g} GB are free, so give fewer")
+        raise ValueError(
+            f"n: {n} samples take about {need:,.3g} GB of memory; {free:,.3g} GB are "
+            "free, so give fewer"
+        )
 
 # %% ../nbs/47_cli.ipynb #1b6005af
 def write_samples(made, out, names=()):
-    "An archive where the name ends in .npz (pictures as `load_data` reads them, or points `x`; classes), else a picture."
+    """An archive where the name ends in .npz (pictures as `load_data` reads them, or
+    points `x`; classes), else a picture.
+    """
     x = made.x.cpu()
-    if Path(out).suffix.lower() != ".npz": return save_grid(x, out)
+    if Path(out).suffix.lower() != ".npz":
+        return save_grid(x, out)
     classes = made.labels is not None and bool((made.labels >= 0).all())
     told = {"labels": made.labels.cpu().numpy()} if classes else {}
-    if classes and names: told["names"] = np.array(names)
-    _archive(out, **({"images": to_uint8(x).permute(0, 2, 3, 1).numpy()} if x.ndim == 4 else {"x": x.numpy()}), **told)
+    if classes and names:
+        told["names"] = np.array(names)
+    _archive(
+        out,
+        **(
+            {"images": to_uint8(x).permute(0, 2, 3, 1).numpy()}
+            if x.ndim == 4
+            else {"x": x.numpy()}
+        ),
+        **told,
+    )
+
 
 def _archive(out, **arrays):
-    with replacing(out) as part, open(part, "wb") as f: np.savez_compressed(f, **arrays)
+    with replacing(out) as part, open(part, "wb") as f:
+        np.savez_compressed(f, **arrays)
 
 # %% ../nbs/47_cli.ipynb #0d564c13
 @command
 def encode(
-    model:str, # as for sample
-    pictures:str, # a folder of pictures, an .npz, or a data set's name; no labels are used, even of a model that knows classes
-    out:str="latents.npz", # an .npz of the latents
-    resize:int=None, # crop to the middle square and scale it to this many pixels a side
-    rtol:float=1e-5, # relative tolerance of RK45
-    atol:float=1e-5, # absolute tolerance of RK45
-    device:str="cpu", # cpu or cuda
+    model: str,  # as for sample
+    # a folder of pictures, an .npz, or a data set's name; no labels are used, even of a
+    # model that knows classes
+    pictures: str,
+    out: str = "latents.npz",  # an .npz of the latents
+    # crop to the middle square and scale it to this many pixels a side
+    resize: int = None,
+    rtol: float = 1e-5,  # relative tolerance of RK45
+    atol: float = 1e-5,  # absolute tolerance of RK45
+    device: str = "cpu",  # cpu or cuda
 ):
     "The latents of pictures under a trained model, as an .npz."
     check_file("out", out, ".npz")
-    pipe, data, how = load_model(model, device), load_data(pictures, resize=resize), dict(solver="rk45", rtol=rtol, atol=atol)
+    pipe = load_model(model, device)
+    data = load_data(pictures, resize=resize)
+    how = dict(solver="rk45", rtol=rtol, atol=atol)
     x = data.all()
     there = [pipe.encode(part, **how) for part in x.split(500)]
     back = torch.cat([pipe.decode(part.x, **how).x.cpu() for part in there])
     _archive(out, latents=torch.cat([part.x.cpu() for part in there]).numpy())
     nfe = torch.cat([part.nfe for part in there]).double().mean()
-    print(dumps({"out": out, "samples": len(x), "nfe": float(nfe), "round_trip": float((back - x).square().mean().sqrt())}))
+    print(
+        dumps(
+            {
+                "out": out,
+                "samples": len(x),
+                "nfe": float(nfe),
+                "round_trip": float((back - x).square().mean().sqrt()),
+            }
+        )
+    )
 
 # %% ../nbs/47_cli.ipynb #ec60b53f
 @command
 def fid(
-    a:str, # samples: a folder of pictures, an .npz, or a data set's name
-    b:str, # the reference, likewise; its statistics are remembered unless `samples` is given
-    samples:int=None, # pictures of each, drawn evenly; all when not given
-    resize:int=None, # crop to the middle square and scale it to this many pixels a side
-    device:str=None, # cpu or cuda; a GPU where there is one when not given
-    batch:int=50, # pictures at a time
-    seed:int=0, # of the draw
-    json:str=None, # a file for the JSON, besides standard output
+    a: str,  # samples: a folder of pictures, an .npz, or a data set's name
+    # the reference, likewise; its statistics are remembered unless `samples` is given
+    b: str,
+    samples: int = None,  # pictures of each, drawn evenly; all when not given
+    # crop to the middle square and scale it to this many pixels a side
+    resize: int = None,
+    device: str = None,  # cpu or cuda; a GPU where there is one when not given
+    batch: int = 50,  # pictures at a time
+    seed: int = 0,  # of the draw
+    json: str = None,  # a file for the JSON, besides standard output
 ):
-    "FID, KID, precision and recall of two sets of pictures with error bars and all that they depend on, as JSON."
-    if json is not None: check_file("json", json)
-    if device is not None: check_device(device)
+    """FID, KID, precision and recall of two sets of pictures with error bars and all
+    that they depend on, as JSON.
+    """
+    if json is not None:
+        check_file("json", json)
+    if device is not None:
+        check_device(device)
     a, b = alike(a, b, samples, resize, seed, least=5)
-    story = measure(a, b if samples is None else b.x, net=Inception(device=device, batch=batch), seed=seed)      # a sample is not worth remembering
+    # a sample is not worth remembering
+    story = measure(
+        a,
+        b if samples is None else b.x,
+        net=Inception(device=device, batch=batch),
+        seed=seed,
+    )
     print(dumps(story, indent=1))
-    if json is not None: write_json(story, json)
+    if json is not None:
+        write_json(story, json)
 
 # %% ../nbs/47_cli.ipynb #ceb6afe5
-if __name__ == "__main__" and Path(sys.argv[0]).name == "cli.py": sys.exit(main())     # python -m odeflow.cli
+# python -m odeflow.cli
+if __name__ == "__main__" and Path(sys.argv[0]).name == "cli.py":
+    sys.exit(main())

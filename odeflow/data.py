@@ -26,501 +26,870 @@ from .flow import kept, onto, Rng
 from .runs import replacing
 
 # %% ../nbs/05_data.ipynb #c950caea
-def to_float(u:Tensor) -> Tensor: # float32 in [-1, 1]
+def to_float(u: Tensor) -> Tensor:  # float32 in [-1, 1]
     "Bytes as numbers in $[-1, 1]$: $u/127.5-1$."
-    if u.dtype != torch.uint8: raise ValueError(f"u: numbers of type {u.dtype} given; give bytes, uint8")
-    return u.float()/127.5 - 1
+    if u.dtype != torch.uint8:
+        raise ValueError(f"u: numbers of type {u.dtype} given; give bytes, uint8")
+    return u.float() / 127.5 - 1
 
-def to_uint8(x:Tensor, name:str="x") -> Tensor: # uint8
-    "Numbers in $[-1, 1]$ as bytes, those outside clamped, rounded to the nearest; bytes as they are."
-    if x.dtype == torch.uint8: return x
-    if not x.is_floating_point(): raise ValueError(f"{name}: pictures of type {x.dtype}; give uint8, or floats in [-1, 1]")
+
+def to_uint8(x: Tensor, name: str = "x") -> Tensor:  # uint8
+    """Numbers in $[-1, 1]$ as bytes, those outside clamped, rounded to the nearest;
+    bytes as they are.
+    """
+    if x.dtype == torch.uint8:
+        return x
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{name}: pictures of type {x.dtype}; give uint8, or floats in [-1, 1]"
+        )
     lost = int(x.isnan().sum())
-    if lost: raise ValueError(f"{name}: {lost} of {x.numel()} numbers are not a number; drop or repair them")
-    return ((x.float().clamp(-1, 1) + 1)*127.5).round().to(torch.uint8)
+    if lost:
+        raise ValueError(
+            f"{name}: {lost} of {x.numel()} numbers are not a number; drop or repair "
+            "them"
+        )
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 # %% ../nbs/05_data.ipynb #8ac13317
 def as_bytes(
-    x, # (n, C, H, W) with C 1 or 3: bytes, or floats in [-1, 1]
-    name:str="x", # for the message
-) -> Tensor: # uint8 (n, C, H, W)
-    "Pictures as bytes by `to_uint8`; floats may overshoot [-1, 1], but not be on another scale."
+    x,  # (n, C, H, W) with C 1 or 3: bytes, or floats in [-1, 1]
+    name: str = "x",  # for the message
+) -> Tensor:  # uint8 (n, C, H, W)
+    """Pictures as bytes by `to_uint8`; floats may overshoot [-1, 1], but not be on
+    another scale.
+    """
     x = torch.as_tensor(x).detach()
     if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(f"{name}: an array of shape {tuple(x.shape)}; give pictures, (n, 1 or 3, H, W)")
-    if not x.is_floating_point(): return to_uint8(x, name)
+        raise ValueError(
+            f"{name}: an array of shape {tuple(x.shape)}; give pictures, (n, 1 or 3, "
+            "H, W)"
+        )
+    if not x.is_floating_point():
+        return to_uint8(x, name)
     lost = int((~x.isfinite()).flatten(1).any(1).sum())
-    if lost: raise ValueError(f"{name}: {lost} of {len(x)} pictures are not finite; drop or repair them")
+    if lost:
+        raise ValueError(
+            f"{name}: {lost} of {len(x)} pictures are not finite; drop or repair them"
+        )
     if (x.abs() > 16).any() or 0 <= x.min() and x.max() > 2:
-        raise ValueError(f"{name}: numbers from {x.min():.4g} to {x.max():.4g}; "
-                         "give floats in [-1, 1], or bytes, 0 to 255 as uint8")
+        raise ValueError(
+            f"{name}: numbers from {x.min():.4g} to {x.max():.4g}; "
+            "give floats in [-1, 1], or bytes, 0 to 255 as uint8"
+        )
     return to_uint8(x)
 
 # %% ../nbs/05_data.ipynb #1056e6fc
 def named_labels(
-    y, # (n,) any whole numbers
-) -> tuple: # labels 0, ..., C-1 (n,), and the C numbers that they were, as names
+    y,  # (n,) any whole numbers
+) -> tuple:  # labels 0, ..., C-1 (n,), and the C numbers that they were, as names
     "Labels and names of the classes that whole numbers stand for."
     y = np.asarray(y.cpu() if isinstance(y, Tensor) else y)
     if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise ValueError(f"y: labels of type {y.dtype} and shape {y.shape} given; give whole numbers, one a sample")
+        raise ValueError(
+            f"y: labels of type {y.dtype} and shape {y.shape} given; give whole "
+            "numbers, one a sample"
+        )
     numbers, y = np.unique(y, return_inverse=True)
     return torch.from_numpy(y.astype(np.int64)), tuple(map(str, numbers.tolist()))
 
 # %% ../nbs/05_data.ipynb #0ca38e3d
-def _few(names, most=12): return ", ".join(names[:most]) + ", …"*(len(names) > most)
+def _few(names, most=12):
+    return ", ".join(names[:most]) + ", …" * (len(names) > most)
+
 
 def class_names(y, names=None, name="data") -> tuple:
-    "A name for each class: those given, or the labels themselves, which must then leave none out."
+    """A name for each class: those given, or the labels themselves, which must then
+    leave none out.
+    """
     if y is None:
-        if not names: return ()
-        raise ValueError(f"names: {_few(names)} given for {name}, which has no labels; give labels too, or no names")
+        if not names:
+            return ()
+        raise ValueError(
+            f"names: {_few(names)} given for {name}, which has no labels; give "
+            "labels too, or no names"
+        )
     if y.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
-        raise ValueError(f"y: labels of type {y.dtype} given for {name}; give whole numbers")
+        raise ValueError(
+            f"y: labels of type {y.dtype} given for {name}; give whole numbers"
+        )
     found = y.unique().tolist()
     if names is None and found != [*range(len(found))]:
-        raise ValueError(f"y: {len(found)} different labels from {found[0]} to {found[-1]} given for {name}; "
-                         "without names, labels are 0, 1, 2, … with none left out: "
-                         "let named_labels make them, or give the names of all classes")
+        raise ValueError(
+            f"y: {len(found)} different labels from {found[0]} to {found[-1]} given "
+            f"for {name}; "
+            "without names, labels are 0, 1, 2, … with none left out: "
+            "let named_labels make them, or give the names of all classes"
+        )
     names = found if names is None else names
     out = () if isinstance(names, str) else tuple(map(str, names))
     if not all(out) or len({*out}) < len(out) or not out:
-        raise ValueError(f"names: {names!r} given for {name}; give a list of different strings, one a class")
+        raise ValueError(
+            f"names: {names!r} given for {name}; give a list of different strings, "
+            "one a class"
+        )
     if found[0] < 0 or found[-1] >= len(out):
-        raise ValueError(f"names: {len(out)} given for {name}, whose labels run from {found[0]} to {found[-1]}; "
-                         "names[k] is the name of label k")
+        raise ValueError(
+            f"names: {len(out)} given for {name}, whose labels run from {found[0]} "
+            f"to {found[-1]}; "
+            "names[k] is the name of label k"
+        )
     return out
 
 # %% ../nbs/05_data.ipynb #d385a766
 class Data:
-    "A data set in memory: pictures as bytes (n, C, H, W) or points as floats (n, d), with labels where there are any."
-    def __init__(self,
-        x:Tensor, # uint8 (n, C, H, W) or float32 (n, d)
-        y:Tensor=None, # (n,) labels from 0
-        name:str="data", # for records and messages
-        flip:bool=False, # mirror pictures at random, left to right
-        names:tuple=None, # of the classes; None are their numbers
-    ):
-        x, y = (torch.as_tensor(v) if isinstance(v, (np.ndarray, list)) else v for v in (x, y))
-        if (x.ndim, x.dtype) not in ((4, torch.uint8), (2, torch.float32)) or not len(x):
-            raise ValueError(f"x: {x.dtype} of shape {tuple(x.shape)} given for {name}; "
-                             "a data set is a tensor, uint8 (n, C, H, W) or float32 (n, d), with n at least 1")
-        if x.dtype != torch.uint8 and not x.isfinite().all():
-            raise ValueError(f"x: some numbers of {name} are not finite; drop or repair them")
-        if y is not None and y.shape != x.shape[:1]: raise ValueError(f"y: labels of shape {tuple(y.shape)} given for the {len(x)} samples of {name}; give one a sample")
-        if flip and x.ndim == 2: raise ValueError(f"flip: {flip} given, but {name} holds points; only pictures can be mirrored")
-        self.x, self.y, self.name, self.flip = x, y, name, flip
-        self.shape, self.names = tuple(x.shape[1:]), class_names(y, names, name)
-        self.classes = len(self.names)
-        count = torch.bincount(y.cpu().long(), minlength=self.classes).tolist() if self.names else ()
-        self.shares = tuple(k/len(x) for k in count)
+    """A data set in memory: pictures as bytes (n, C, H, W) or points as floats (n, d),
+    with labels where there are any.
+    """
 
-    def __len__(self): return len(self.x)
+    def __init__(
+        self,
+        x: Tensor,  # uint8 (n, C, H, W) or float32 (n, d)
+        y: Tensor = None,  # (n,) labels from 0
+        name: str = "data",  # for records and messages
+        flip: bool = False,  # mirror pictures at random, left to right
+        names: tuple = None,  # of the classes; None are their numbers
+    ):
+        x, y = (
+            torch.as_tensor(v) if isinstance(v, (np.ndarray, list)) else v
+            for v in (x, y)
+        )
+        if (x.ndim, x.dtype) not in ((4, torch.uint8), (2, torch.float32)) or not len(
+            x
+        ):
+            raise ValueError(
+                f"x: {x.dtype} of shape {tuple(x.shape)} given for {name}; "
+                "a data set is a tensor, uint8 (n, C, H, W) or float32 (n, d), with "
+                "n at least 1"
+            )
+        if x.dtype != torch.uint8 and not x.isfinite().all():
+            raise ValueError(
+                f"x: some numbers of {name} are not finite; drop or repair them"
+            )
+        if y is not None and y.shape != x.shape[:1]:
+            raise ValueError(
+                f"y: labels of shape {tuple(y.shape)} given for the {len(x)} samples "
+                f"of {name}; give one a sample"
+            )
+        if flip and x.ndim == 2:
+            raise ValueError(
+                f"flip: {flip} given, but {name} holds points; only pictures can be "
+                "mirrored"
+            )
+        self.x = x
+        self.y = y
+        self.name = name
+        self.flip = flip
+        self.shape = tuple(x.shape[1:])
+        self.names = class_names(y, names, name)
+        self.classes = len(self.names)
+        count = (
+            torch.bincount(y.cpu().long(), minlength=self.classes).tolist()
+            if self.names
+            else ()
+        )
+        self.shares = tuple(k / len(x) for k in count)
+
+    def __len__(self):
+        return len(self.x)
 
 # %% ../nbs/05_data.ipynb #1f892511
 @patch
-def to(self:Data, device):
+def to(self: Data, device):
     "The same set on another device."
     y = None if self.y is None else self.y.to(device)
     return Data(self.x.to(device), y, self.name, self.flip, self.names or None)
 
+
 @patch
-def batch(self:Data, index:Tensor, rng:Rng=None) -> dict: # x1 as floats, and y where there are labels
+def batch(
+    self: Data, index: Tensor, rng: Rng = None
+) -> dict:  # x1 as floats, and y where there are labels
     "The samples at these indices."
     i = onto(index, self.x.device)
     x = self.x[i]
-    if x.dtype == torch.uint8: x = to_float(x)
-    if self.flip and rng is not None: x = torch.where((rng.uniform(len(x)).to(x.device) < .5)[:, None, None, None], x.flip(-1), x)
+    if x.dtype == torch.uint8:
+        x = to_float(x)
+    if self.flip and rng is not None:
+        x = torch.where(
+            (rng.uniform(len(x)).to(x.device) < 0.5)[:, None, None, None], x.flip(-1), x
+        )
     return {"x1": x} if self.y is None else {"x1": x, "y": self.y[i].long()}
 
+
 @patch
-def all(self:Data) -> Tensor: # (n, *shape) floats
+def all(self: Data) -> Tensor:  # (n, *shape) floats
     "The whole set as floats, never mirrored."
     return self.batch(torch.arange(len(self)))["x1"]
 
 # %% ../nbs/05_data.ipynb #d1bb6890
 @patch
-def only(self:Data,
-    label, # a class by its name, or by its number from 0
+def only(
+    self: Data,
+    label,  # a class by its name, or by its number from 0
 ):
     "The samples of one class."
-    k = self.names.index(label) if label in self.names else int(label) if f"{label}".isdecimal() else -1
-    if not any(self.shares[k:k + 1]):
-        raise ValueError(f"label: {label} does not occur in {self.name}, "
-                         f"which has {self.classes} classes ({_few(self.names) or 'no labels'})")
+    k = (
+        self.names.index(label)
+        if label in self.names
+        else int(label)
+        if f"{label}".isdecimal()
+        else -1
+    )
+    if not any(self.shares[k : k + 1]):
+        raise ValueError(
+            f"label: {label} does not occur in {self.name}, "
+            f"which has {self.classes} classes ({_few(self.names) or 'no labels'})"
+        )
     return Data(self.x[self.y == k], None, f"{self.name}/{label}", self.flip)
 
+
 @patch
-def part(self:Data, rows, name:str):
+def part(self: Data, rows, name: str):
     "Some of the samples: a slice, a mask or indices."
     y = None if self.y is None else self.y[rows]
     return Data(self.x[rows], y, f"{self.name}-{name}", self.flip, self.names or None)
 
+
 @patch
-def digest(self:Data) -> str: # 16 hexadecimal digits
+def digest(self: Data) -> str:  # 16 hexadecimal digits
     "A digest of the contents: other data, other digest."
     h = hashlib.sha256(repr((self.shape, self.flip)).encode())
     for t in (self.x, self.y):
-        if t is not None: h.update(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        if t is not None:
+            h.update(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()[:16]
 
 # %% ../nbs/05_data.ipynb #b38e01a2
 def heart_curve(a):
     "$(16\\sin^3 a,\\ 13\\cos a-5\\cos 2a-2\\cos 3a-\\cos 4a)$."
-    return torch.stack([16*a.sin()**3, 13*a.cos() - 5*(2*a).cos() - 2*(3*a).cos() - (4*a).cos()], -1)
+    return torch.stack(
+        [
+            16 * a.sin() ** 3,
+            13 * a.cos() - 5 * (2 * a).cos() - 2 * (3 * a).cos() - (4 * a).cos(),
+        ],
+        -1,
+    )
+
 
 def heart(n, rng):
-    "Even inside the heart curve, at an eighth of its size: the angle by the area that it sweeps, the distance from the centre by a square root."
-    a = torch.linspace(0, 2*math.pi, 4001, dtype=torch.float64)
+    """Even inside the heart curve, at an eighth of its size: the angle by the area that
+    it sweeps, the distance from the centre by a square root.
+    """
+    a = torch.linspace(0, 2 * math.pi, 4001, dtype=torch.float64)
     edge = heart_curve(a)
     swept = torch.linalg.det(torch.stack([edge[:-1], edge[1:]], 1)).abs().cumsum(0)
-    u = rng.uniform(n).double()*swept[-1]
+    u = rng.uniform(n).double() * swept[-1]
     k = torch.searchsorted(swept, u).clamp(max=len(swept) - 1)
-    return ((rng.uniform(n).sqrt()[:, None]*edge[k].float()) + torch.tensor([0., 2.]))/8
+    return (
+        (rng.uniform(n).sqrt()[:, None] * edge[k].float()) + torch.tensor([0.0, 2.0])
+    ) / 8
 
 # %% ../nbs/05_data.ipynb #8f152810
 def moons(n, rng):
-    "Two half circles of radius 1 that interlock, with noise of 0.07; centred, then scaled by 1.4."
-    a, up = math.pi*rng.uniform(n), rng.uniform(n) < .5
-    p = torch.where(up[:, None], torch.stack([a.cos(), a.sin()], 1), torch.stack([1 - a.cos(), .5 - a.sin()], 1))
-    return 1.4*(p + .07*rng.normal(n, (2,)) - torch.tensor([.5, .25]))
+    """Two half circles of radius 1 that interlock, with noise of 0.07; centred, then
+    scaled by 1.4.
+    """
+    a, up = math.pi * rng.uniform(n), rng.uniform(n) < 0.5
+    p = torch.where(
+        up[:, None],
+        torch.stack([a.cos(), a.sin()], 1),
+        torch.stack([1 - a.cos(), 0.5 - a.sin()], 1),
+    )
+    return 1.4 * (p + 0.07 * rng.normal(n, (2,)) - torch.tensor([0.5, 0.25]))
+
 
 def eight_gaussians(n, rng):
     "Eight round Gaussians of standard deviation 0.15 on a circle of radius 2."
-    a = 2*math.pi*rng.integers(8, n)/8
-    return 2*torch.stack([a.cos(), a.sin()], 1) + .15*rng.normal(n, (2,))
+    a = 2 * math.pi * rng.integers(8, n) / 8
+    return 2 * torch.stack([a.cos(), a.sin()], 1) + 0.15 * rng.normal(n, (2,))
+
 
 def checkerboard(n, rng):
     "Even on the eight dark squares of a 4 x 4 board of side 4, centred."
     column = rng.integers(4, n)
-    row = 2*rng.integers(2, n) + column % 2
+    row = 2 * rng.integers(2, n) + column % 2
     return torch.stack([column, row], 1) - 2 + rng.uniform(n, (2,))
 
-def spiral(n, rng):
-    "One arm, radius rising evenly from 0.2 to 2 over two turns, about even along its length, with noise of 0.05."
-    a = 4*math.pi*rng.uniform(n).sqrt()
-    return (.2 + 1.8*a/(4*math.pi))[:, None]*torch.stack([a.cos(), a.sin()], 1) + .05*rng.normal(n, (2,))
 
-TOYS = {"heart": heart, "moons": moons, "eight-gaussians": eight_gaussians, "checkerboard": checkerboard, "spiral": spiral}
+def spiral(n, rng):
+    """One arm, radius rising evenly from 0.2 to 2 over two turns, about even along its
+    length, with noise of 0.05.
+    """
+    a = 4 * math.pi * rng.uniform(n).sqrt()
+    return (0.2 + 1.8 * a / (4 * math.pi))[:, None] * torch.stack(
+        [a.cos(), a.sin()], 1
+    ) + 0.05 * rng.normal(n, (2,))
+
+
+TOYS = {
+    "heart": heart,
+    "moons": moons,
+    "eight-gaussians": eight_gaussians,
+    "checkerboard": checkerboard,
+    "spiral": spiral,
+}
 
 # %% ../nbs/05_data.ipynb #e7643414
 def cache_dir() -> Path:
     "Where data lies that was downloaded."
     return Path(os.environ.get("ODEFLOW_DATA") or "~/.cache/odeflow").expanduser()
 
+
 def digits() -> Data:
     "Scikit-learn's 1,797 handwritten digits, 8 x 8."
     from sklearn.datasets import load_digits
+
     d = load_digits()
-    return Data(torch.from_numpy(np.round(d.images*(255/16)).astype(np.uint8))[:, None], torch.from_numpy(d.target).long(), "digits")
+    return Data(
+        torch.from_numpy(np.round(d.images * (255 / 16)).astype(np.uint8))[:, None],
+        torch.from_numpy(d.target).long(),
+        "digits",
+    )
+
 
 def torchvision_set(name) -> Data:
-    "MNIST or CIFAR-10: from an archive in the cache, else by torchvision, downloaded when missing."
+    """MNIST or CIFAR-10: from an archive in the cache, else by torchvision, downloaded
+    when missing.
+    """
     cache = cache_dir()
-    if (cache/f"{name}_train.npz").exists(): return npz(cache/f"{name}_train.npz", name)
+    if (cache / f"{name}_train.npz").exists():
+        return npz(cache / f"{name}_train.npz", name)
     import torchvision.datasets
-    try: d = getattr(torchvision.datasets, name.upper())(cache, train=True, download=True)
+
+    try:
+        d = getattr(torchvision.datasets, name.upper())(
+            cache, train=True, download=True
+        )
     except Exception as e:
-        raise FileNotFoundError(f"dataset: for {name!r} there is neither {name}_train.npz nor torchvision's copy in '{cache}', and the download failed ({type(e).__name__}); "
-                                "put one there, or choose 'digits'") from None
-    x, names = torch.as_tensor(d.data), [k.partition(" - ")[0] for k in d.classes] # "3 - three" is 3
+        raise FileNotFoundError(
+            f"dataset: for {name!r} there is neither {name}_train.npz nor "
+            f"torchvision's copy in '{cache}', and the download failed "
+            f"({type(e).__name__}); "
+            "put one there, or choose 'digits'"
+        ) from None
+    # "3 - three" is 3
+    x = torch.as_tensor(d.data)
+    names = [k.partition(" - ")[0] for k in d.classes]
     x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
     return Data(x, torch.as_tensor(d.targets), name, names=names)
 
 # %% ../nbs/05_data.ipynb #4e44d5eb
 def _no_access(path, what="dataset"):
-    return PermissionError(f"{what}: this user may not read '{path}'; change its permissions, or choose another")
+    return PermissionError(
+        f"{what}: this user may not read '{path}'; change its permissions, or choose "
+        "another"
+    )
 
 # %% ../nbs/05_data.ipynb #22a51877
-def _archived(path, bad) -> tuple: # images, labels, names
+def _archived(path, bad) -> tuple:  # images, labels, names
     "The arrays of an archive that make a data set."
     try:
         with Path(path).open("rb") as f:
-            if not zipfile.is_zipfile(f): raise zipfile.BadZipFile
+            if not zipfile.is_zipfile(f):
+                raise zipfile.BadZipFile
             f.seek(0)
             with np.load(f, allow_pickle=False) as z:
-                get = lambda *keys: next((np.asarray(z[k]) for k in keys if k in z.files), None)
-                x, y, held = get("images", "arr_0"), get("labels", "arr_1"), ", ".join(z.files) or "none"
+                get = lambda *keys: next(
+                    (np.asarray(z[k]) for k in keys if k in z.files), None
+                )
+                x = get("images", "arr_0")
+                y = get("labels", "arr_1")
+                held = ", ".join(z.files) or "none"
                 names = None if y is None else get("names")
-    except PermissionError: raise _no_access(path) from None
+    except PermissionError:
+        raise _no_access(path) from None
     except Exception as e:
-        raise bad("holds Python objects, which are never unpickled" if "allow_pickle" in str(e) else f"is not a readable .npz archive ({type(e).__name__})") from None
-    if x is None: raise bad(f"has no array `images`, only {held}")
+        raise bad(
+            "holds Python objects, which are never unpickled"
+            if "allow_pickle" in str(e)
+            else f"is not a readable .npz archive ({type(e).__name__})"
+        ) from None
+    if x is None:
+        raise bad(f"has no array `images`, only {held}")
     return x, y, names
 
 # %% ../nbs/05_data.ipynb #18c10925
 def npz(path, name=None) -> Data:
-    "The pictures of an `.npz` archive: uint8, n x H x W x C, labels and their names optional."
-    bad = lambda why: ValueError(f"dataset: '{path}' {why}; an .npz needs `images`, uint8, n x H x W x C, "
-                                 "and may have `labels` and `names` of its classes")
+    """The pictures of an `.npz` archive: uint8, n x H x W x C, labels and their names
+    optional.
+    """
+    bad = lambda why: ValueError(
+        f"dataset: '{path}' {why}; an .npz needs `images`, uint8, n x H x W x C, "
+        "and may have `labels` and `names` of its classes"
+    )
     x, y, names = _archived(path, bad)
-    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x): raise bad(f"has images of type {x.dtype} and shape {x.shape}")
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x):
+        raise bad(f"has images of type {x.dtype} and shape {x.shape}")
     if y is not None and (y.shape != x.shape[:1] or y.dtype.kind not in "iu"):
-        raise bad(f"has labels of type {y.dtype} and shape {y.shape} for {len(x)} images")
-    if names is not None and (names.dtype.kind != "U" or names.ndim != 1 or len(np.unique(y)) < len(names) == len(x)):
-        raise bad(f"has names of type {names.dtype} and shape {names.shape} for the classes of {len(x)} images")
-    if names is not None: y = torch.from_numpy(y.astype(np.int64))
-    elif y is not None: y, names = named_labels(y)
+        raise bad(
+            f"has labels of type {y.dtype} and shape {y.shape} for {len(x)} images"
+        )
+    if names is not None and (
+        names.dtype.kind != "U"
+        or names.ndim != 1
+        or len(np.unique(y)) < len(names) == len(x)
+    ):
+        raise bad(
+            f"has names of type {names.dtype} and shape {names.shape} for the "
+            f"classes of {len(x)} images"
+        )
+    if names is not None:
+        y = torch.from_numpy(y.astype(np.int64))
+    elif y is not None:
+        y, names = named_labels(y)
     x = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
     return Data(x, y, name or Path(path).stem, names=names)
 
 # %% ../nbs/05_data.ipynb #e8dec4b1
 def _inside(top, what):
-    "What lies in a folder and is not hidden, with the kind of file that each name leads to."
+    """What lies in a folder and is not hidden, with the kind of file that each name
+    leads to.
+    """
     try:
-        with os.scandir(top) as names: paths = [Path(top, e.name) for e in names if not e.name.startswith(".")]
+        with os.scandir(top) as names:
+            paths = [Path(top, e.name) for e in names if not e.name.startswith(".")]
         return [(p, os.stat(p)) for p in paths]
-    except PermissionError as e: raise _no_access(e.filename, what) from None
+    except PermissionError as e:
+        raise _no_access(e.filename, what) from None
     except OSError as e:
         link = os.path.islink(e.filename)
-        why = "is a link that leads nowhere; mend or remove it" if link else f"cannot be read ({e.strerror})"
+        why = (
+            "is a link that leads nowhere; mend or remove it"
+            if link
+            else f"cannot be read ({e.strerror})"
+        )
         raise FileNotFoundError(f"{what}: '{e.filename}' {why}") from None
 
+
 def walk_files(
-    folder, # where to look
-    what:str="dataset", # for messages
-) -> list: # of paths, in order
+    folder,  # where to look
+    what: str = "dataset",  # for messages
+) -> list:  # of paths, in order
     "The files in a folder and below it, through links, without hidden ones."
+
     def walk(top, above):
         for path, s in _inside(top, what):
             here = (s.st_dev, s.st_ino)
-            if stat.S_ISREG(s.st_mode): yield path
-            elif stat.S_ISDIR(s.st_mode) and here not in above: yield from walk(path, {*above, here})
-    if not os.path.isdir(folder): raise FileNotFoundError(f"{what}: there is no folder '{folder}'")
+            if stat.S_ISREG(s.st_mode):
+                yield path
+            elif stat.S_ISDIR(s.st_mode) and here not in above:
+                yield from walk(path, {*above, here})
+
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{what}: there is no folder '{folder}'")
     s = os.stat(folder)
     return sorted(walk(Path(folder), {(s.st_dev, s.st_ino)}))
 
 # %% ../nbs/05_data.ipynb #2222758d
-RASTER = {".png": "PNG", ".bmp": "BMP", ".gif": "GIF", ".tga": "TGA",
-          **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
-          **dict.fromkeys((".tif", ".tiff"), "TIFF"), **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM")}
-_MAYBE = ((".webp", "WEBP", "webp"), (".avif", "AVIF", "avif"), (".jp2", "JPEG2000", "jpg_2000")) # not in every Pillow
-RASTER.update((end, k) for end, k, part in _MAYBE if part in (*features.modules, *features.codecs) and features.check(part))
+RASTER = {
+    ".png": "PNG",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".tga": "TGA",
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
+}
+# not in every Pillow
+_MAYBE = (
+    (".webp", "WEBP", "webp"),
+    (".avif", "AVIF", "avif"),
+    (".jp2", "JPEG2000", "jpg_2000"),
+)
+RASTER.update(
+    (end, k)
+    for end, k, part in _MAYBE
+    if part in (*features.modules, *features.codecs) and features.check(part)
+)
+
 
 def _open(path):
-    "A picture under Pillow, of a format of the list; TGA has no mark of its own, so there the ending must say it."
+    """A picture under Pillow, of a format of the list; TGA has no mark of its own, so
+    there the ending must say it.
+    """
     tga = Path(path).suffix.lower() == ".tga"
-    return Image.open(path, formats=[k for k in dict.fromkeys(RASTER.values()) if k != "TGA" or tga])
+    return Image.open(
+        path, formats=[k for k in dict.fromkeys(RASTER.values()) if k != "TGA" or tga]
+    )
 
 # %% ../nbs/05_data.ipynb #b3d03cf5
 @contextmanager
 def open_picture(path):
     "A picture under Pillow; what goes wrong while it is read becomes one sentence."
     try:
-        with _open(path) as im: yield im
-    except PermissionError: raise _no_access(path) from None
+        with _open(path) as im:
+            yield im
+    except PermissionError:
+        raise _no_access(path) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
-        size, limit = (int(k)/1e6 for k in re.findall(r"\d+", str(e))[:2])
-        raise ValueError(f"dataset: '{path}' has {size:.4g} megapixels, more than the {limit:.4g} that are read; "
-                         "scale it down") from None
-    except Exception as e: raise ValueError(f"dataset: '{path}' cannot be read as a picture ({type(e).__name__}); repair or remove it") from None
+        size, limit = (int(k) / 1e6 for k in re.findall(r"\d+", str(e))[:2])
+        raise ValueError(
+            f"dataset: '{path}' has {size:.4g} megapixels, more than the {limit:.4g} "
+            "that are read; "
+            "scale it down"
+        ) from None
+    except Exception as e:
+        raise ValueError(
+            f"dataset: '{path}' cannot be read as a picture ({type(e).__name__}); "
+            "repair or remove it"
+        ) from None
+
 
 def is_picture(path) -> bool:
     "Whether a file is a picture, by its ending, or by its contents where it has none."
-    if path.suffix: return path.suffix.lower() in RASTER
+    if path.suffix:
+        return path.suffix.lower() in RASTER
     try:
-        with _open(path): return True
-    except UnidentifiedImageError: return False
-    except Exception: return True # what is wrong with it is said when it is read
+        with _open(path):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except Exception:
+        return True  # what is wrong with it is said when it is read
+
 
 def picture_files(folder) -> list:
     "The pictures in a folder and below it, in order."
     files = [f for f in walk_files(folder) if is_picture(f)]
-    if not files: raise FileNotFoundError(f"dataset: the folder '{folder}' holds no pictures; give one with .png, .jpg or other image files")
+    if not files:
+        raise FileNotFoundError(
+            f"dataset: the folder '{folder}' holds no pictures; give one with .png, "
+            ".jpg or other image files"
+        )
     return files
 
 # %% ../nbs/05_data.ipynb #cb8690d7
 def is_grey(path) -> bool:
     "Whether a picture has no colour, by its header alone."
-    with open_picture(path) as im: return im.mode in ("1", "L", "LA", "La", "F") or im.mode.startswith("I")
+    with open_picture(path) as im:
+        return im.mode in ("1", "L", "LA", "La", "F") or im.mode.startswith("I")
 
 # %% ../nbs/05_data.ipynb #5823673e
 def eight_bits(im, path):
     "A picture of wider numbers, by what they mean, in 8 bits."
     u = np.asarray(im)
-    top, slack, kind = (1, .1, "floats") if u.dtype.kind == "f" else (65535, 0, "whole numbers")
+    top, slack, kind = (
+        (1, 0.1, "floats") if u.dtype.kind == "f" else (65535, 0, "whole numbers")
+    )
     low, high = u.min(), u.max()
     if not -slack <= low <= high <= top + slack:
-        raise ValueError(f"dataset: '{path}' holds {kind} from {low:.6g} to {high:.6g}, outside of 0 to {top}; "
-                         "scale it, or convert it to 8 bits")
+        raise ValueError(
+            f"dataset: '{path}' holds {kind} from {low:.6g} to {high:.6g}, outside "
+            f"of 0 to {top}; "
+            "scale it, or convert it to 8 bits"
+        )
     if top > 1 <= high <= 255:
-        raise ValueError(f"dataset: '{path}' holds {kind} of at most {high}, which are 8-bit numbers in a wider type; "
-                         "convert it to 8 bits")
-    return Image.fromarray(np.rint(u.astype(np.float64)*(255/top)).clip(0, 255).astype(np.uint8))
+        raise ValueError(
+            f"dataset: '{path}' holds {kind} of at most {high}, which are 8-bit "
+            "numbers in a wider type; "
+            "convert it to 8 bits"
+        )
+    return Image.fromarray(
+        np.rint(u.astype(np.float64) * (255 / top)).clip(0, 255).astype(np.uint8)
+    )
 
 # %% ../nbs/05_data.ipynb #2ecccdc3
 def _disguised(im):
-    "What is wrong with a picture that Pillow cuts to 8 bits, if anything is; asked before it is read."
+    """What is wrong with a picture that Pillow cuts to 8 bits, if anything is; asked
+    before it is read.
+    """
     wide = re.search(";16|65535", str([t[3] for t in im.tile]))
     signed = 2 in np.atleast_1d(getattr(im, "tag_v2", {}).get(339, 1))
     bits = max(np.atleast_1d(getattr(im, "tag_v2", {}).get(258, 8)))
-    if 8 < bits < 16: return f"holds numbers of {bits} bits; convert it to 8 bits"
-    if signed and im.mode in ("L", "LA", "RGB", "RGBA"): return "holds signed 8-bit numbers; convert it to unsigned ones"
-    if wide and im.mode in ("RGB", "RGBA") and np.asarray(im)[..., :3].max() <= (im.format == "PPM"):
+    if 8 < bits < 16:
+        return f"holds numbers of {bits} bits; convert it to 8 bits"
+    if signed and im.mode in ("L", "LA", "RGB", "RGBA"):
+        return "holds signed 8-bit numbers; convert it to unsigned ones"
+    if (
+        wide
+        and im.mode in ("RGB", "RGBA")
+        and np.asarray(im)[..., :3].max() <= (im.format == "PPM")
+    ):
         return "holds 16-bit colours of at most 255, which are 8-bit numbers in a wider type; convert it to 8 bits"
 
 # %% ../nbs/05_data.ipynb #ba4ff931
-def fit_square(im, size:int):
-    "The square in the middle of a Pillow image, in whole pixels, scaled to `size` a side."
+def fit_square(im, size: int):
+    """The square in the middle of a Pillow image, in whole pixels, scaled to `size` a
+    side.
+    """
     side = min(im.size)
-    left, top = (im.width - side)//2, (im.height - side)//2
-    return im.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
+    left, top = (im.width - side) // 2, (im.height - side) // 2
+    return im.crop((left, top, left + side, top + side)).resize(
+        (size, size), Image.Resampling.LANCZOS
+    )
 
 # %% ../nbs/05_data.ipynb #f57630fb
 def read_picture(
-    path, # of the file
-    mode:str, # Pillow's, "L" or "RGB"
-    resize:int=None, # pixels a side of the square it becomes
-) -> np.ndarray: # uint8 (C, H, W)
+    path,  # of the file
+    mode: str,  # Pillow's, "L" or "RGB"
+    resize: int = None,  # pixels a side of the square it becomes
+) -> np.ndarray:  # uint8 (C, H, W)
     "One picture, upright."
     with open_picture(path) as im:
-        wrong, inverse = _disguised(im), getattr(im, "tag_v2", {}).get(262) == 0
+        wrong = _disguised(im)
+        inverse = getattr(im, "tag_v2", {}).get(262) == 0
         im = ImageOps.exif_transpose(im)
         wide = im.mode == "F" or im.mode.startswith("I")
-        if not wide: im = im.convert(mode)
-    if wrong: raise ValueError(f"dataset: '{path}' {wrong}")
-    if wide: im = eight_bits(im, path)
-    if wide and inverse: im = ImageOps.invert(im)
+        if not wide:
+            im = im.convert(mode)
+    if wrong:
+        raise ValueError(f"dataset: '{path}' {wrong}")
+    if wide:
+        im = eight_bits(im, path)
+    if wide and inverse:
+        im = ImageOps.invert(im)
     im = im.convert(mode)
-    if resize: im = fit_square(im, resize)
+    if resize:
+        im = fit_square(im, resize)
     return np.asarray(im).reshape(im.height, im.width, -1).transpose(2, 0, 1)
 
 # %% ../nbs/05_data.ipynb #a5083315
 def free_memory() -> int:
-    "Bytes that can be had without swapping; half of the machine's where the system does not say."
-    try: return 1024*int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1])
-    except OSError: return os.sysconf("SC_PHYS_PAGES")*os.sysconf("SC_PAGE_SIZE")//2 if hasattr(os, "sysconf") else 2**32
+    """Bytes that can be had without swapping; half of the machine's where the system
+    does not say.
+    """
+    try:
+        return 1024 * int(
+            re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1]
+        )
+    except OSError:
+        return (
+            os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+            if hasattr(os, "sysconf")
+            else 2**32
+        )
 
 # %% ../nbs/05_data.ipynb #111ce52e
 def room(
-    shape:tuple, # of the array
-    limit:int=None, # bytes that may be in memory; None is half of what is free
-) -> np.ndarray: # uint8
+    shape: tuple,  # of the array
+    limit: int = None,  # bytes that may be in memory; None is half of what is free
+) -> np.ndarray:  # uint8
     "An array for pictures: in memory, or in a temporary file when memory is short."
     size = math.prod(shape)
-    if size < (free_memory()//2 if limit is None else limit): return np.empty(shape, np.uint8)
+    if size < (free_memory() // 2 if limit is None else limit):
+        return np.empty(shape, np.uint8)
     if size > shutil.disk_usage(tempfile.gettempdir()).free:
-        raise OSError(f"dataset: {size/2**30:.1f} GiB of pictures fit neither into half of the free memory nor into '{tempfile.gettempdir()}'; give a smaller resize, or set TMPDIR to a larger disk")
+        raise OSError(
+            f"dataset: {size / 2**30:.1f} GiB of pictures fit neither into half of "
+            f"the free memory nor into '{tempfile.gettempdir()}'; give a smaller "
+            "resize, or set TMPDIR to a larger disk"
+        )
     return np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)
 
 # %% ../nbs/05_data.ipynb #715221af
-def natural(name:str):
+def natural(name: str):
     "What to sort names by so that 2 comes before 10."
     return [int(k) if k.isdecimal() else k for k in re.split(r"(\d+)", name)], name
+
 
 def folder(path, resize=None) -> Data:
     "The pictures of a folder."
     files = picture_files(path)
     mode = "L" if all(is_grey(f) for f in files) else "RGB"
     name = lambda f: f.relative_to(path).as_posix()
-    shape = ({"L": 1, "RGB": 3}[mode], resize, resize) if resize else read_picture(files[0], mode).shape
+    shape = (
+        ({"L": 1, "RGB": 3}[mode], resize, resize)
+        if resize
+        else read_picture(files[0], mode).shape
+    )
     x = room((len(files), *shape))
     for i, f in enumerate(files):
         u = read_picture(f, mode, resize)
         if u.shape != shape:
-            raise ValueError(f"resize: pictures of mixed sizes ('{name(files[0])}' is {shape[2]} x {shape[1]}, '{name(f)}' {u.shape[2]} x {u.shape[1]}); give resize, such as resize=32")
+            raise ValueError(
+                f"resize: pictures of mixed sizes ('{name(files[0])}' is {shape[2]} "
+                f"x {shape[1]}, '{name(f)}' {u.shape[2]} x {u.shape[1]}); give "
+                "resize, such as resize=32"
+            )
         x[i] = u
     tops = ["".join(f.relative_to(path).parts[:-1][:1]) for f in files]
-    names = sorted(set(tops), key=natural) if "" not in tops and len(set(tops)) > 1 else None
+    names = (
+        sorted(set(tops), key=natural)
+        if "" not in tops and len(set(tops)) > 1
+        else None
+    )
     if "" in tops and set(tops) != {""}:
-        warnings.warn(f"dataset: '{name(files[tops.index('')])}' lies beside the folders of '{path}', so its pictures have no classes; move it into one of them")
+        warnings.warn(
+            f"dataset: '{name(files[tops.index('')])}' lies beside the folders of "
+            f"'{path}', so its pictures have no classes; move it into one of them"
+        )
     y = None if names is None else torch.tensor([names.index(t) for t in tops])
     return Data(torch.from_numpy(x), y, Path(path).resolve().name, names=names)
 
 # %% ../nbs/05_data.ipynb #e29c5149
-def resized(data:Data, size:int) -> Data:
-    "Pictures cropped to the square in their middle and scaled, as those of a folder are."
+def resized(data: Data, size: int) -> Data:
+    """Pictures cropped to the square in their middle and scaled, as those of a folder
+    are.
+    """
     x = room((len(data), data.shape[0], size, size))
     for i, u in enumerate(data.x.cpu()):
-        bands = (u.permute(1, 2, 0),) if len(u) == 3 else u # Pillow takes a second or fourth band for transparency
-        fit = [np.asarray(fit_square(Image.fromarray(v.numpy()), size)).reshape(size, size, -1) for v in bands]
+        # Pillow takes a second or fourth band for transparency
+        bands = (u.permute(1, 2, 0),) if len(u) == 3 else u
+        fit = [
+            np.asarray(fit_square(Image.fromarray(v.numpy()), size)).reshape(
+                size, size, -1
+            )
+            for v in bands
+        ]
         x[i] = np.concatenate(fit, 2).transpose(2, 0, 1)
     return Data(torch.from_numpy(x), data.y, data.name, data.flip, data.names or None)
 
 # %% ../nbs/05_data.ipynb #4f6d521f
-NAMED = {"digits": digits, "digits-train": lambda: digits().part(slice(1200), "train"), "digits-test": lambda: digits().part(slice(1200, None), "test"),
-         "mnist": lambda: torchvision_set("mnist"), "cifar10": lambda: torchvision_set("cifar10")}
+NAMED = {
+    "digits": digits,
+    "digits-train": lambda: digits().part(slice(1200), "train"),
+    "digits-test": lambda: digits().part(slice(1200, None), "test"),
+    "mnist": lambda: torchvision_set("mnist"),
+    "cifar10": lambda: torchvision_set("cifar10"),
+}
+
 
 def load_data(
-    source, # `digits` (or its 1,200 of `digits-train`, 597 of `digits-test`), `mnist`, `cifar10`, a class of these such as `digits/3`, a toy of `TOYS`, a folder of pictures, or an .npz
+    # `digits` (or its 1,200 of `digits-train`, 597 of `digits-test`), `mnist`,
+    # `cifar10`, a class of these such as `digits/3`, a toy of `TOYS`, a folder of
+    # pictures, or an .npz
+    source,
     *,
-    resize:int=None, # crop pictures to their middle square and scale it to this many pixels a side
-    flip:bool=False, # mirror pictures at random in training
-    n:int=None, # points of a toy; None is 10,000
-    seed:int=0, # of a toy
+    # crop pictures to their middle square and scale it to this many pixels a side
+    resize: int = None,
+    flip: bool = False,  # mirror pictures at random in training
+    n: int = None,  # points of a toy; None is 10,000
+    seed: int = 0,  # of a toy
 ) -> Data:
     "A data set by name or path."
-    if n is not None and (n < 1 or source not in TOYS): raise ValueError(f"n: {n} given for '{source}'; give 1 or more, and only for a toy ({', '.join(TOYS)})")
-    if resize is not None and (resize < 1 or source in TOYS): raise ValueError(f"resize: {resize} given for '{source}'; give 1 or more pixels, and only for pictures")
-    if not isinstance(source, (str, os.PathLike)): raise TypeError(f"source: {type(source).__name__} is neither a name nor a path; of arrays, Data(x, y) makes a set")
-    path, (name, _, label) = Path(source), str(source).partition("/")
+    if n is not None and (n < 1 or source not in TOYS):
+        raise ValueError(
+            f"n: {n} given for '{source}'; give 1 or more, and only for a toy "
+            f"({', '.join(TOYS)})"
+        )
+    if resize is not None and (resize < 1 or source in TOYS):
+        raise ValueError(
+            f"resize: {resize} given for '{source}'; give 1 or more pixels, and only "
+            "for pictures"
+        )
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(
+            f"source: {type(source).__name__} is neither a name nor a path; of "
+            "arrays, Data(x, y) makes a set"
+        )
+    path = Path(source)
+    (name, _, label) = str(source).partition("/")
     if name in NAMED and label and (label.isdecimal() or not path.exists()):
         return load_data(name, resize=resize, flip=flip).only(label)
-    if source in TOYS: data = Data(TOYS[source](n or 10_000, Rng(seed)), None, source)
-    elif source in NAMED: data = NAMED[source]()
-    elif path.suffix.lower() == ".npz" and path.is_file(): data = npz(path)
-    elif path.is_dir(): data = folder(path, resize)
-    else: raise FileNotFoundError(f"dataset: '{source}' is not one of {', '.join([*NAMED, *TOYS])}, nor a folder of pictures or an .npz file")
-    if resize and data.shape[1:] != (resize, resize): data = resized(data, resize)
+    if source in TOYS:
+        data = Data(TOYS[source](n or 10_000, Rng(seed)), None, source)
+    elif source in NAMED:
+        data = NAMED[source]()
+    elif path.suffix.lower() == ".npz" and path.is_file():
+        data = npz(path)
+    elif path.is_dir():
+        data = folder(path, resize)
+    else:
+        raise FileNotFoundError(
+            f"dataset: '{source}' is not one of {', '.join([*NAMED, *TOYS])}, nor a "
+            "folder of pictures or an .npz file"
+        )
+    if resize and data.shape[1:] != (resize, resize):
+        data = resized(data, resize)
     return Data(data.x, data.y, data.name, flip, data.names or None)
 
 # %% ../nbs/05_data.ipynb #72e4abe2
 class DataPrior:
     "A data set as the prior $\\pi_0$ of a flow: rows drawn with replacement."
-    def __init__(self,
-        data:Data, # what is drawn from
-    ): self.data, self.name = data, f"DataPrior({data.name}, {data.digest()})"
 
-    def sample(self,
-        n:int, # how many
-        shape:tuple, # of one sample, which must be the data's
-        rng:Rng, # where the randomness comes from
-    ) -> Tensor: # (n, *shape)
-        if tuple(shape) != self.data.shape: raise ValueError(f"shape: {tuple(shape)} asked of {self.data.name}, whose samples have shape {self.data.shape}")
+    def __init__(
+        self,
+        data: Data,  # what is drawn from
+    ):
+        self.data = data
+        self.name = f"DataPrior({data.name}, {data.digest()})"
+
+    def sample(
+        self,
+        n: int,  # how many
+        shape: tuple,  # of one sample, which must be the data's
+        rng: Rng,  # where the randomness comes from
+    ) -> Tensor:  # (n, *shape)
+        if tuple(shape) != self.data.shape:
+            raise ValueError(
+                f"shape: {tuple(shape)} asked of {self.data.name}, whose samples "
+                f"have shape {self.data.shape}"
+            )
         i = rng.integers(len(self.data), n)
-        data = self.data if i.device == self.data.x.device else kept(self.data, i.device)     # a GPU that trains keeps a copy
+        # a GPU that trains keeps a copy
+        data = (
+            self.data if i.device == self.data.x.device else kept(self.data, i.device)
+        )
         return data.batch(i, rng)["x1"]
 
     def log_prob(self, x):
-        raise TypeError(f"log_prob: the density of {self.data.name} is unknown, since it is given by samples; use a Gaussian prior for likelihoods")
+        raise TypeError(
+            f"log_prob: the density of {self.data.name} is unknown, since it is "
+            "given by samples; use a Gaussian prior for likelihoods"
+        )
 
 # %% ../nbs/05_data.ipynb #daa45313
 def grid(
-    x:Tensor, # (n, C, H, W), C either 1 or 3: floats in [-1, 1], those outside clamped, or bytes
-    rows:int=None, # None makes the grid about square
-    pad:int=1, # pixels between pictures
-) -> np.ndarray: # uint8 (H', W') or (H', W', 3)
-    "Pictures side by side, filled row by row; grey lies between them, where none is left, and where numbers are lost."
-    if x.ndim != 4 or x.shape[1] not in (1, 3): raise ValueError(f"x: shape {tuple(x.shape)} given; a grid is made of pictures, (n, 1 or 3, H, W)")
+    # (n, C, H, W), C either 1 or 3: floats in [-1, 1], those outside clamped, or bytes
+    x: Tensor,
+    rows: int = None,  # None makes the grid about square
+    pad: int = 1,  # pixels between pictures
+) -> np.ndarray:  # uint8 (H', W') or (H', W', 3)
+    """Pictures side by side, filled row by row; grey lies between them, where none is
+    left, and where numbers are lost.
+    """
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(
+            f"x: shape {tuple(x.shape)} given; a grid is made of pictures, (n, 1 or "
+            "3, H, W)"
+        )
     n, C, H, W = x.shape
-    rows = rows or max(1, round(n**.5))
-    cols, h, w = math.ceil(n/rows), H + pad, W + pad
-    sheet = torch.full((rows*cols, C, h, w), 128, dtype=torch.uint8)
+    rows = rows or max(1, round(n**0.5))
+    cols = math.ceil(n / rows)
+    h = H + pad
+    w = W + pad
+    sheet = torch.full((rows * cols, C, h, w), 128, dtype=torch.uint8)
     sheet[:n, :, :H, :W] = to_uint8(x.detach().cpu().nan_to_num(0))
-    sheet = sheet.reshape(rows, cols, C, h, w).permute(0, 3, 1, 4, 2).reshape(rows*h, cols*w, C)
-    return sheet[:rows*h - pad, :cols*w - pad].squeeze(-1).numpy()
+    sheet = (
+        sheet.reshape(rows, cols, C, h, w)
+        .permute(0, 3, 1, 4, 2)
+        .reshape(rows * h, cols * w, C)
+    )
+    return sheet[: rows * h - pad, : cols * w - pad].squeeze(-1).numpy()
 
 # %% ../nbs/05_data.ipynb #0d28006f
-def show(x:Tensor, ax=None, rows:int=None):
+def show(x: Tensor, ax=None, rows: int = None):
     "Draw pictures as a grid with matplotlib."
     import matplotlib.pyplot as plt
+
     ax = ax or plt.gca()
     ax.imshow(grid(x, rows), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     ax.axis("off")
 
+
 def picture_format(
-    path, # of a picture that is to be written
-    what:str="path", # for the message
-) -> str: # Pillow's name of it
+    path,  # of a picture that is to be written
+    what: str = "path",  # for the message
+) -> str:  # Pillow's name of it
     "The format that a name's ending asks for."
     end = Path(path).suffix.lower()
-    if end in RASTER: return RASTER[end]
+    if end in RASTER:
+        return RASTER[end]
     has = f"the ending {end}" if end else "no ending"
-    raise ValueError(f"{what}: '{path}' has {has}; a picture's is one of {', '.join(RASTER)}")
+    raise ValueError(
+        f"{what}: '{path}' has {has}; a picture's is one of {', '.join(RASTER)}"
+    )
 
-def save_grid(x:Tensor, path, rows:int=None):
-    "Write pictures as a grid in the format of the path's ending, whole or not at all, enlarged when they are small."
+
+def save_grid(x: Tensor, path, rows: int = None):
+    """Write pictures as a grid in the format of the path's ending, whole or not at all,
+    enlarged when they are small.
+    """
     kind = picture_format(path)
-    sheet, scale = grid(x, rows), max(1, 32//x.shape[-1])
-    Image.fromarray(sheet.repeat(scale, 0).repeat(scale, 1)).save(out := io.BytesIO(), format=kind, quality=95)
-    with replacing(path) as part: part.write_bytes(out.getvalue())
+    sheet, scale = grid(x, rows), max(1, 32 // x.shape[-1])
+    Image.fromarray(sheet.repeat(scale, 0).repeat(scale, 1)).save(
+        out := io.BytesIO(), format=kind, quality=95
+    )
+    with replacing(path) as part:
+        part.write_bytes(out.getvalue())

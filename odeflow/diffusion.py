@@ -23,158 +23,289 @@ from .sampling import afford, solver
 # %% ../nbs/10_diffusion.ipynb #25f50b43
 Views = namedtuple("Views", "noise clean score velocity")
 
+
 def views(
-    flow, # with marginal, drift and diffusion
-    x:Tensor, # (B, *shape) states
-    t:Tensor, # (B,) times
-    **one, # exactly one of noise, clean, score, velocity, each (B, *shape)
-) -> Views: # all four
-    "Noise, clean image, score and velocity from any one of them: $x=\\alpha\\hat x+\\sigma\\hat\\epsilon$, $s=-\\hat\\epsilon/\\sigma$, $v=fx-\\frac12g^2s$ (Song et al. 2021, eq. 13)."
-    if len(one) != 1 or not one.keys() <= {*Views._fields}: raise TypeError(f"views: got {', '.join(one) or 'nothing'}; give exactly one of {', '.join(Views._fields)}")
-    (name, u), = one.items()
-    a, s, f, g = (expand(k, x) for k in (*flow.marginal(t), flow.drift(t), flow.diffusion(t)))
-    noise = {"noise": lambda: u, "clean": lambda: (x - a*u)/s, "score": lambda: -s*u, "velocity": lambda: (u - f*x)*2*s/g**2}[name]()
-    return Views(noise, (x - s*noise)/a, -noise/s, f*x + g**2/(2*s)*noise)
+    flow,  # with marginal, drift and diffusion
+    x: Tensor,  # (B, *shape) states
+    t: Tensor,  # (B,) times
+    **one,  # exactly one of noise, clean, score, velocity, each (B, *shape)
+) -> Views:  # all four
+    """Noise, clean image, score and velocity from any one of them:
+    $x=\\alpha\\hat x+\\sigma\\hat\\epsilon$, $s=-\\hat\\epsilon/\\sigma$,
+    $v=fx-\\frac12g^2s$ (Song et al. 2021, eq. 13).
+    """
+    if len(one) != 1 or not one.keys() <= {*Views._fields}:
+        raise TypeError(
+            f"views: got {', '.join(one) or 'nothing'}; give exactly one of "
+            f"{', '.join(Views._fields)}"
+        )
+    ((name, u),) = one.items()
+    a, s, f, g = (
+        expand(k, x) for k in (*flow.marginal(t), flow.drift(t), flow.diffusion(t))
+    )
+    noise = {
+        "noise": lambda: u,
+        "clean": lambda: (x - a * u) / s,
+        "score": lambda: -s * u,
+        "velocity": lambda: (u - f * x) * 2 * s / g**2,
+    }[name]()
+    return Views(noise, (x - s * noise) / a, -noise / s, f * x + g**2 / (2 * s) * noise)
 
 # %% ../nbs/10_diffusion.ipynb #b1cf82a9
 WEIGHTINGS = ("noise", "likelihood")  # of the loss over time
 
+
 class SDE(Flow):
-    "A diffusion $\\mathrm dx=f(t)\\,x\\,\\mathrm dt+g(t)\\,\\mathrm dw$ from data at t = 0 to noise at t = 1, run backwards (Song et al. 2021, eq. 5)."
-    def __init__(self,
-        eps:float, # where the clock ends, above 0 and below 1
-        weighting:str="noise", # of the loss: `noise` or `likelihood`
+    """A diffusion $\\mathrm dx=f(t)\\,x\\,\\mathrm dt+g(t)\\,\\mathrm dw$ from data at
+    t = 0 to noise at t = 1, run backwards (Song et al. 2021, eq. 5).
+    """
+
+    def __init__(
+        self,
+        eps: float,  # where the clock ends, above 0 and below 1
+        weighting: str = "noise",  # of the loss: `noise` or `likelihood`
     ):
-        if not 0 < eps < 1: raise ValueError(f"eps: {eps} is outside the clock; give a number above 0 and below 1, such as 0.001")
-        if weighting not in WEIGHTINGS: raise ValueError(f"weighting: {weighting!r} is not one of {', '.join(WEIGHTINGS)}")
-        self.eps, self.weighting, self.clock = eps, weighting, (1., eps)
+        if not 0 < eps < 1:
+            raise ValueError(
+                f"eps: {eps} is outside the clock; give a number above 0 and below "
+                "1, such as 0.001"
+            )
+        if weighting not in WEIGHTINGS:
+            raise ValueError(
+                f"weighting: {weighting!r} is not one of {', '.join(WEIGHTINGS)}"
+            )
+        self.eps = eps
+        self.weighting = weighting
+        self.clock = (1.0, eps)
 
     def noise(self, net, x, t):
         "The network's guess of the noise, from an input of variance one."
         a, s = self.marginal(t)
-        return net(x/expand((a**2 + s**2).sqrt(), x), t)
+        return net(x / expand((a**2 + s**2).sqrt(), x), t)
 
-    def velocity(self, net, x, t): return views(self, x, t, noise=self.noise(net, x, t)).velocity
-    def score(self, v, x, t): return views(self, x, t, velocity=v).score
+    def velocity(self, net, x, t):
+        return views(self, x, t, noise=self.noise(net, x, t)).velocity
+
+    def score(self, v, x, t):
+        return views(self, x, t, velocity=v).score
 
 # %% ../nbs/10_diffusion.ipynb #11ac7037
 @patch
-def loss(self:SDE, net, x1, rng, x0=None):
-    "The squared error of the noise at a random time, times the `weighting` (Song et al. 2021, eq. 7); of each sample."
+def loss(self: SDE, net, x1, rng, x0=None):
+    """The squared error of the noise at a random time, times the `weighting` (Song et
+    al. 2021, eq. 7); of each sample.
+    """
     n, shape = len(x1), tuple(x1.shape[1:])
     e = (rng.normal(n, shape) if x0 is None else self.latent(x0)).to(x1)
-    t = (self.eps + (1 - self.eps)*rng.uniform(n)).to(x1)
+    t = (self.eps + (1 - self.eps) * rng.uniform(n)).to(x1)
     a, s = self.marginal(t)
-    w = 1. if self.weighting == "noise" else self.diffusion(t)**2/(2*s**2)
-    return w*flat(self.noise(net, expand(a, x1)*x1 + expand(s, x1)*e, t) - e).square().mean(1)
+    w = 1.0 if self.weighting == "noise" else self.diffusion(t) ** 2 / (2 * s**2)
+    return w * flat(
+        self.noise(net, expand(a, x1) * x1 + expand(s, x1) * e, t) - e
+    ).square().mean(1)
 
 # %% ../nbs/10_diffusion.ipynb #70e4f656
 class VP(SDE):
-    "Variance preserving: $\\mathrm dx=-\\frac12\\beta x\\,\\mathrm dt+\\sqrt\\beta\\,\\mathrm dw$ (Song et al. 2021, eq. 11; the limit of DDPM)."
-    def __init__(self,
-        beta_min:float=0.1, # rate at t = 0
-        beta_max:float=20., # rate at t = 1
-        eps:float=1e-3, # where the clock ends
-        weighting:str="noise", # of the loss
+    """Variance preserving:
+    $\\mathrm dx=-\\frac12\\beta x\\,\\mathrm dt+\\sqrt\\beta\\,\\mathrm dw$ (Song et
+    al. 2021, eq. 11; the limit of DDPM).
+    """
+
+    def __init__(
+        self,
+        beta_min: float = 0.1,  # rate at t = 0
+        beta_max: float = 20.0,  # rate at t = 1
+        eps: float = 1e-3,  # where the clock ends
+        weighting: str = "noise",  # of the loss
     ):
-        if not 0 < beta_min <= beta_max: raise ValueError(f"beta_min: {beta_min} with beta_max {beta_max}; give 0 < beta_min <= beta_max")
+        if not 0 < beta_min <= beta_max:
+            raise ValueError(
+                f"beta_min: {beta_min} with beta_max {beta_max}; give 0 < beta_min "
+                "<= beta_max"
+            )
         super().__init__(eps, weighting)
         self.beta_min, self.beta_max = beta_min, beta_max
 
-    def beta(self, t): return self.beta_min + (self.beta_max - self.beta_min)*t
-    def total(self, t): return self.beta_min*t + (self.beta_max - self.beta_min)*t**2/2
-    def drift(self, t): return -self.beta(t)/2
-    def diffusion(self, t): return self.beta(t).sqrt()
-    def marginal(self, t): return torch.exp(-self.total(t)/2), (-torch.expm1(-self.total(t))).sqrt()
+    def beta(self, t):
+        return self.beta_min + (self.beta_max - self.beta_min) * t
+
+    def total(self, t):
+        return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
+
+    def drift(self, t):
+        return -self.beta(t) / 2
+
+    def diffusion(self, t):
+        return self.beta(t).sqrt()
+
+    def marginal(self, t):
+        return torch.exp(-self.total(t) / 2), (-torch.expm1(-self.total(t))).sqrt()
+
 
 class SubVP(VP):
-    "Sub-variance preserving: VP's drift with $g^2=\\beta(1-e^{-2B})$, whose noise is below VP's at all times (Song et al. 2021, eq. 12)."
-    def diffusion(self, t): return (-self.beta(t)*torch.expm1(-2*self.total(t))).sqrt()
-    def marginal(self, t): return torch.exp(-self.total(t)/2), -torch.expm1(-self.total(t))
+    """Sub-variance preserving: VP's drift with $g^2=\\beta(1-e^{-2B})$, whose noise is
+    below VP's at all times (Song et al. 2021, eq. 12).
+    """
+
+    def diffusion(self, t):
+        return (-self.beta(t) * torch.expm1(-2 * self.total(t))).sqrt()
+
+    def marginal(self, t):
+        return torch.exp(-self.total(t) / 2), -torch.expm1(-self.total(t))
 
 # %% ../nbs/10_diffusion.ipynb #bdaa30bd
 class VE(SDE):
-    "Variance exploding: $\\mathrm dx=\\sqrt{\\mathrm d\\sigma_t^2/\\mathrm dt}\\,\\mathrm dw$ with $\\sigma_t$ geometric in t (Song et al. 2021, eq. 9)."
-    def __init__(self,
-        sigma_min:float=0.01, # noise at t = 0, too little to see
-        sigma_max:float=50., # noise at t = 1, about the largest distance between two data points
-        eps:float=1e-5, # where the clock ends
-        weighting:str="noise", # of the loss
-    ):
-        if not 0 < sigma_min < sigma_max: raise ValueError(f"sigma_min: {sigma_min} with sigma_max {sigma_max}; give 0 < sigma_min < sigma_max")
-        super().__init__(eps, weighting)
-        self.sigma_min, self.sigma_max, self.prior = sigma_min, sigma_max, Gaussian(sigma_max)
+    """Variance exploding:
+    $\\mathrm dx=\\sqrt{\\mathrm d\\sigma_t^2/\\mathrm dt}\\,\\mathrm dw$ with
+    $\\sigma_t$ geometric in t (Song et al. 2021, eq. 9).
+    """
 
-    def drift(self, t): return torch.zeros_like(t)
-    def diffusion(self, t): return self.marginal(t)[1]*math.sqrt(2*math.log(self.sigma_max/self.sigma_min))
-    def marginal(self, t): return torch.ones_like(t), self.sigma_min*(self.sigma_max/self.sigma_min)**t
-    def latent(self, x0): return x0/self.sigma_max
+    def __init__(
+        self,
+        sigma_min: float = 0.01,  # noise at t = 0, too little to see
+        # noise at t = 1, about the largest distance between two data points
+        sigma_max: float = 50.0,
+        eps: float = 1e-5,  # where the clock ends
+        weighting: str = "noise",  # of the loss
+    ):
+        if not 0 < sigma_min < sigma_max:
+            raise ValueError(
+                f"sigma_min: {sigma_min} with sigma_max {sigma_max}; give 0 < "
+                "sigma_min < sigma_max"
+            )
+        super().__init__(eps, weighting)
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
+        self.prior = Gaussian(sigma_max)
+
+    def drift(self, t):
+        return torch.zeros_like(t)
+
+    def diffusion(self, t):
+        return self.marginal(t)[1] * math.sqrt(
+            2 * math.log(self.sigma_max / self.sigma_min)
+        )
+
+    def marginal(self, t):
+        return torch.ones_like(t), self.sigma_min * (
+            self.sigma_max / self.sigma_min
+        ) ** t
+
+    def latent(self, x0):
+        return x0 / self.sigma_max
+
     @property
-    def latent_prior(self): return Gaussian()
+    def latent_prior(self):
+        return Gaussian()
 
 # %% ../nbs/10_diffusion.ipynb #2d283cc4
 def _reverse_step(field, x, t, s, z):
     "One Euler step of the reverse SDE from time t to s, with standard noise z."
     v, t = field(x, t), t.expand(len(x)).to(x)
     g, h = expand(field.flow.diffusion(t), x), (s - t).to(x)
-    return x + expand(h, x)*(v - g**2/2*field.flow.score(v, x, t)) + g*expand(h.abs().sqrt(), x)*z
+    return (
+        x
+        + expand(h, x) * (v - g**2 / 2 * field.flow.score(v, x, t))
+        + g * expand(h.abs().sqrt(), x) * z
+    )
+
 
 def _reverse_sde(field, x, nfe, rng, name, correct=None):
-    "All steps of the reverse SDE; `correct(field, x, t, rng)`, where there is one, costs an evaluation before each."
-    if field.reverse: raise ValueError(f"solver: '{name}' adds noise and cannot run from data to prior; encode with an ODE solver such as 'rk45'")
+    """All steps of the reverse SDE; `correct(field, x, t, rng)`, where there is one,
+    costs an evaluation before each.
+    """
+    if field.reverse:
+        raise ValueError(
+            f"solver: '{name}' adds noise and cannot run from data to prior; encode "
+            "with an ODE solver such as 'rk45'"
+        )
     cost = 1 if correct is None else 2
     afford(field, nfe, cost, name)
-    ts = field.times(1000 if nfe is None else nfe//cost)
+    ts = field.times(1000 if nfe is None else nfe // cost)
     for k, (t, s) in enumerate(zip(ts[:-1], ts[1:]), 1):
         y = x if correct is None else correct(field, x, t, rng)
-        new = _reverse_step(field, y, t, s, 0 if k == len(ts) - 1 else onto(rng.normal(len(x), x.shape[1:]), x.device).to(x))
+        new = _reverse_step(
+            field,
+            y,
+            t,
+            s,
+            0
+            if k == len(ts) - 1
+            else onto(rng.normal(len(x), x.shape[1:]), x.device).to(x),
+        )
         field.save(t, x, s, new)
         x = new
     return x, ts[-1].expand(len(x))
 
+
 @solver("euler-maruyama")
 def euler_maruyama(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
-    "Steps of the reverse SDE $\\mathrm dx=(v-\\frac12g^2s)\\,\\mathrm dt+g\\,\\mathrm d\\bar w$ on the flow's grid, `nfe` of them (1000 if None)."
+    """Steps of the reverse SDE
+    $\\mathrm dx=(v-\\frac12g^2s)\\,\\mathrm dt+g\\,\\mathrm d\\bar w$ on the flow's
+    grid, `nfe` of them (1000 if None).
+    """
     return _reverse_sde(field, x, nfe, rng, "euler-maruyama")
 
 # %% ../nbs/10_diffusion.ipynb #1e7c321a
 def predictor_corrector(
-    snr:float=0.16, # signal-to-noise ratio r of the Langevin step
-): # a solver, which `sample(solver=...)` takes
-    "Langevin correction, then a step of the reverse SDE, two evaluations together, 1000 times if `nfe` is None (Song et al. 2021, algorithms 2 and 3)."
-    if not snr > 0: raise ValueError(f"snr: {snr} is not positive; give a signal-to-noise ratio such as 0.16")
+    snr: float = 0.16,  # signal-to-noise ratio r of the Langevin step
+):  # a solver, which `sample(solver=...)` takes
+    """Langevin correction, then a step of the reverse SDE, two evaluations together,
+    1000 times if `nfe` is None (Song et al. 2021, algorithms 2 and 3).
+    """
+    if not snr > 0:
+        raise ValueError(
+            f"snr: {snr} is not positive; give a signal-to-noise ratio such as 0.16"
+        )
+
     def run(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
-        return _reverse_sde(field, x, nfe, rng, "predictor-corrector", partial(_langevin, snr))
+        return _reverse_sde(
+            field, x, nfe, rng, "predictor-corrector", partial(_langevin, snr)
+        )
+
     return run
 
+
 solver("predictor-corrector")(predictor_corrector())
+
 
 def _langevin(snr, field, x, t, rng):
     "$x+\\eta s+\\sqrt{2\\eta}z$ with $\\eta=2(r\\sigma_t)^2$."
     v, t = field(x, t), t.expand(len(x)).to(x)
-    eta = expand(2*(snr*field.flow.marginal(t)[1])**2, x)
-    return x + eta*field.flow.score(v, x, t) + (2*eta).sqrt()*onto(rng.normal(len(x), x.shape[1:]), x.device).to(x)
+    eta = expand(2 * (snr * field.flow.marginal(t)[1]) ** 2, x)
+    return (
+        x
+        + eta * field.flow.score(v, x, t)
+        + (2 * eta).sqrt() * onto(rng.normal(len(x), x.shape[1:]), x.device).to(x)
+    )
 
 # %% ../nbs/10_diffusion.ipynb #c7a2ba71
 @solver("ddim")
 def ddim(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
-    "$x_s=\\alpha_s\\hat x+\\sigma_s\\hat\\epsilon$ on the flow's grid, `nfe` steps (100 if None) (Song, Meng and Ermon 2021, eq. 12 with no noise)."
+    """$x_s=\\alpha_s\\hat x+\\sigma_s\\hat\\epsilon$ on the flow's grid, `nfe` steps
+    (100 if None) (Song, Meng and Ermon 2021, eq. 12 with no noise).
+    """
     ts = field.times(100 if nfe is None else nfe)
     for t, s in zip(ts[:-1], ts[1:]):
         v, now = field(x, t), t.expand(len(x)).to(x)
-        (a0, s0), (a1, s1) = ([expand(q, x) for q in field.flow.marginal(u.expand(len(x)).to(x))] for u in (t, s))
-        noise = -s0*field.flow.score(v, x, now)
-        new = a1/a0*(x - s0*noise) + s1*noise
+        (a0, s0), (a1, s1) = (
+            [expand(q, x) for q in field.flow.marginal(u.expand(len(x)).to(x))]
+            for u in (t, s)
+        )
+        noise = -s0 * field.flow.score(v, x, now)
+        new = a1 / a0 * (x - s0 * noise) + s1 * noise
         field.save(t, x, s, new)
         x = new
     return x, ts[-1].expand(len(x))
 
 # %% ../nbs/10_diffusion.ipynb #24cfc4c2
 def as_rectified(
-    flow, # with marginals
-    x:Tensor, # (B, *shape) states
-    t:Tensor, # (B,) times
-) -> tuple: # (y, s): the state (B, *shape) and time (B,) of a rectified flow
-    "$y=x/(\\alpha_t+\\sigma_t)$, $s=\\alpha_t/(\\alpha_t+\\sigma_t)$: the affine map to straight lines (compare Liu et al. 2022, on curved interpolations)."
+    flow,  # with marginals
+    x: Tensor,  # (B, *shape) states
+    t: Tensor,  # (B,) times
+) -> tuple:  # (y, s): the state (B, *shape) and time (B,) of a rectified flow
+    """$y=x/(\\alpha_t+\\sigma_t)$, $s=\\alpha_t/(\\alpha_t+\\sigma_t)$: the affine map
+    to straight lines (compare Liu et al. 2022, on curved interpolations).
+    """
     a, s = flow.marginal(t)
-    return x/expand(a + s, x), a/(a + s)
+    return x / expand(a + s, x), a / (a + s)

@@ -22,47 +22,84 @@ def main_process() -> bool:
     "Is this the process that writes?"
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
+
 def wait():
     "Go on when all processes are here."
-    if torch.distributed.is_initialized(): torch.distributed.barrier()
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 # %% ../nbs/03_distributed.ipynb #b0e0a8d2
 def has_bf16() -> bool:
     "Does the processor compute in bfloat16, rather than imitate it?"
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
 
 def accelerator(
-    device:str=None, # `cpu`, `cuda`, `mps`, or None for the best there is
-    precision:str="float32", # of `PRECISIONS`
-    **more, # further options of `Accelerator`
+    device: str = None,  # `cpu`, `cuda`, `mps`, or None for the best there is
+    precision: str = "float32",  # of `PRECISIONS`
+    **more,  # further options of `Accelerator`
 ) -> Accelerator:
-    "Accelerate's object for devices, precision and processes; one clear sentence when the device is not there."
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """Accelerate's object for devices, precision and processes; one clear sentence when
+    the device is not there.
+    """
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if device is not None and not there.get(device):
-        raise ValueError(f"device: {device!r} is not available here; give {' or '.join(d for d in there if there[d])}, or None to choose")
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())   # its precision and device are fixed otherwise
+        raise ValueError(
+            f"device: {device!r} is not available here; give "
+            f"{' or '.join(d for d in there if there[d])}, or None to choose"
+        )
+    # its precision and device are fixed otherwise
+    AcceleratorState._reset_state(
+        reset_partial_state=not torch.distributed.is_initialized()
+    )
     cpu = device == "cpu" or not (there["cuda"] or there["mps"])
-    if precision == "bf16" and cpu and not has_bf16(): warnings.warn("precision: this processor only imitates bfloat16, which takes many times as long as float32")
-    return Accelerator(cpu=cpu, mixed_precision="bf16" if precision == "bf16" else "no", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)], **more)
+    if precision == "bf16" and cpu and not has_bf16():
+        warnings.warn(
+            "precision: this processor only imitates bfloat16, which takes many "
+            "times as long as float32"
+        )
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        **more,
+    )
 
 # %% ../nbs/03_distributed.ipynb #f98feed3
 def together(
-    f, # what to do with an item
-    items, # the items
+    f,  # what to do with an item
+    items,  # the items
     *,
-    name:str=None, # of the progress bar; None for no bar
-) -> list: # what f returned for all of them, in order, on every process
+    name: str = None,  # of the progress bar; None for no bar
+) -> list:  # what f returned for all of them, in order, on every process
     "Work shared out evenly among the processes of `accelerate launch`."
     items = list(items)
-    bar = lambda mine: tqdm(mine, name, disable=name is None or len(items) < 2 or not main_process(), mininterval=1 if sys.stderr.isatty() else 15)
-    if not torch.distributed.is_initialized(): return [f(i) for i in bar(items)]
-    with PartialState().split_between_processes(items) as mine: return gather_object([f(i) for i in bar(mine)])
+    bar = lambda mine: tqdm(
+        mine,
+        name,
+        disable=name is None or len(items) < 2 or not main_process(),
+        mininterval=1 if sys.stderr.isatty() else 15,
+    )
+    if not torch.distributed.is_initialized():
+        return [f(i) for i in bar(items)]
+    with PartialState().split_between_processes(items) as mine:
+        return gather_object([f(i) for i in bar(mine)])
 
 # %% ../nbs/03_distributed.ipynb #60164096
 def device_name(
-    device=None, # that was used; None is the best there is
+    device=None,  # that was used; None is the best there is
 ) -> str:
     "The GPU's name, or the processor's where the system tells."
-    if torch.cuda.is_available() and str(device) != "cpu": return torch.cuda.get_device_name()
-    try: return re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError): return platform.processor() or platform.machine()
+    if torch.cuda.is_available() and str(device) != "cpu":
+        return torch.cuda.get_device_name()
+    try:
+        return re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())[1]
+    except (OSError, TypeError):
+        return platform.processor() or platform.machine()

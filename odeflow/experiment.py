@@ -40,37 +40,66 @@ from .presets import family, new_net, Preset, preset, PRESETS
 
 # %% ../nbs/46_experiment.ipynb #d0e8d1a7
 class Parameters:
-    "The parameters of an experiment: their types, what values they take, and the names that existed before them."
-    def __init__(self,
-        names:dict, # globals(), before the tagged cell
-        **spec, # name = (type or types, test or None, what is accepted, ...)
-    ):
-        self.before, self.spec = dict(names), spec
+    """The parameters of an experiment: their types, what values they take, and the
+    names that existed before them.
+    """
 
-    def check(self,
-        names:dict, # globals(), after the injected cell
-    ) -> types.SimpleNamespace: # the values
-        "The values, or one sentence saying which parameter is wrong and what would be accepted."
+    def __init__(
+        self,
+        names: dict,  # globals(), before the tagged cell
+        **spec,  # name = (type or types, test or None, what is accepted, ...)
+    ):
+        self.before = dict(names)
+        self.spec = spec
+
+    def check(
+        self,
+        names: dict,  # globals(), after the injected cell
+    ) -> types.SimpleNamespace:  # the values
+        """The values, or one sentence saying which parameter is wrong and what would be
+        accepted.
+        """
         known = {*self.spec, "In", "Out", "get_ipython", "exit", "quit", "open"}
-        known |= {k for k, v in names.items() if v is self or k in self.before and v is self.before[k]}
+        known |= {
+            k
+            for k, v in names.items()
+            if v is self or k in self.before and v is self.before[k]
+        }
         extra = [k for k in names if k not in known and not k.startswith("_")]
         if extra:
             near = difflib.get_close_matches(extra[0], self.spec, 1)
-            raise ValueError(f"{extra[0]}: no such parameter; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(self.spec)}"))
-        return types.SimpleNamespace(**{k: self.one(k, names[k]) for k in self.spec if k in names})
+            raise ValueError(
+                f"{extra[0]}: no such parameter; "
+                + (
+                    f"did you mean {near[0]}?"
+                    if near
+                    else f"there are {', '.join(self.spec)}"
+                )
+            )
+        return types.SimpleNamespace(
+            **{k: self.one(k, names[k]) for k in self.spec if k in names}
+        )
 
 # %% ../nbs/46_experiment.ipynb #794edb3f
-def _types(kinds): return kinds if isinstance(kinds, tuple) else (kinds,)
+def _types(kinds):
+    return kinds if isinstance(kinds, tuple) else (kinds,)
+
 
 @patch
-def one(self:Parameters, name, value):
+def one(self: Parameters, name, value):
     "The value of one parameter, when it is of its type and range."
     kinds, test, accepted = self.spec[name][:3]
     kinds = _types(kinds)
-    if float in kinds and type(value) is int: value = float(value)
+    if float in kinds and type(value) is int:
+        value = float(value)
     if type(value) not in kinds:
-        raise ValueError(f"{name}: {value!r} is of type {type(value).__name__}, not {' or '.join('None' if k is type(None) else k.__name__ for k in kinds)}; accepted: {accepted}")
-    if test and not test(value): raise ValueError(f"{name}: {value!r} is not accepted; give {accepted}")
+        raise ValueError(
+            f"{name}: {value!r} is of type {type(value).__name__}, not "
+            f"{' or '.join('None' if k is type(None) else k.__name__ for k in kinds)}; "
+            f"accepted: {accepted}"
+        )
+    if test and not test(value):
+        raise ValueError(f"{name}: {value!r} is not accepted; give {accepted}")
     return value
 
 # %% ../nbs/46_experiment.ipynb #6aa4d9e7
@@ -78,172 +107,464 @@ def optional(kind):
     "That type, or None."
     return (kind, type(None))
 
+
 TRUTH = (bool, None, "True or False")
 
 # %% ../nbs/46_experiment.ipynb #5e34d1f6
-COMMON = {  # parameters of every experiment: types, test, what is accepted, default, meaning
-    "dataset": (str, None, "a name, a folder of pictures or an .npz", "digits", "digits, mnist, cifar10, a 2-D toy, a folder of pictures, or an .npz"),
-    "out": (str, None, "a folder", "runs/experiment", "the folder for all that the run writes"),
-    "rounds": (int, lambda v: v >= 1, "1 or more", 2, "flows to train: 1 is the system itself, each further one a reflow of the one before"),
+# parameters of every experiment: types, test, what is accepted, default, meaning
+COMMON = {
+    "dataset": (
+        str,
+        None,
+        "a name, a folder of pictures or an .npz",
+        "digits",
+        "digits, mnist, cifar10, a 2-D toy, a folder of pictures, or an .npz",
+    ),
+    "out": (
+        str,
+        None,
+        "a folder",
+        "runs/experiment",
+        "the folder for all that the run writes",
+    ),
+    "rounds": (
+        int,
+        lambda v: v >= 1,
+        "1 or more",
+        2,
+        "flows to train: 1 is the system itself, each further one a reflow of the "
+        "one before",
+    ),
     "distill": (*TRUTH, True, "also distil each flow to one step"),
-    "classes": (*TRUTH, False, "tell the network the class of each sample; samples and pairs are then of the classes in the shares of the data"),
-    "preset": (str, None, "the name of a preset, or 'auto'", "auto", "network and recipe: points, digits, digits-dit, small, small-dit, small-64, cifar10, cifar10-quarter, cifar10-long; auto looks at the data"),
-    "budget": (optional(str), None, "such as '600 steps', '80000 images' or '20 minutes'", None, "of the first flow alone: '600 steps', '80000 images', '20 minutes'; None: the preset's"),
-    "reflow_budget": (optional(str), None, "as budget", None, "of each further flow; None: the preset's"),
-    "distill_budget": (optional(str), None, "as budget", None, "of each distillation; None: the preset's"),
-    "batch": (optional(int), lambda v: v is None or v >= 1, "1 or more", None, "samples a step; None: the preset's"),
-    "lr": (optional(float), lambda v: v is None or v > 0, "a positive number", None, "learning rate; None: the preset's"),
-    "pairs": (optional(int), lambda v: v is None or v >= 1, "1 or more", None, "pairs of a coupling; None: the preset's"),
-    "samples": (int, lambda v: v >= 5, "5 or more", 2000, "samples to judge each flow by"),
-    "tol": (float, lambda v: 0 < v < 1, "between 0 and 1", 1e-3, "tolerance of RK45 in full simulation"),
-    "resize": (optional(int), lambda v: v is None or v >= 4, "4 or more", None, "crop pictures to squares of this size"),
-    "device": (optional(str), None, "'cpu', 'cuda', 'mps' or None", None, "cpu, cuda, mps; None takes the best there is"),
-    "seed": (int, lambda v: 0 <= v < 2**63, "0 or more, below 2**63", 0, "of weights, batches and noise"),
+    "classes": (
+        *TRUTH,
+        False,
+        "tell the network the class of each sample; samples and pairs are then of "
+        "the classes in the shares of the data",
+    ),
+    "preset": (
+        str,
+        None,
+        "the name of a preset, or 'auto'",
+        "auto",
+        "network and recipe: points, digits, digits-dit, small, small-dit, small-64, "
+        "cifar10, cifar10-quarter, cifar10-long; auto looks at the data",
+    ),
+    "budget": (
+        optional(str),
+        None,
+        "such as '600 steps', '80000 images' or '20 minutes'",
+        None,
+        "of the first flow alone: '600 steps', '80000 images', '20 minutes'; None: "
+        "the preset's",
+    ),
+    "reflow_budget": (
+        optional(str),
+        None,
+        "as budget",
+        None,
+        "of each further flow; None: the preset's",
+    ),
+    "distill_budget": (
+        optional(str),
+        None,
+        "as budget",
+        None,
+        "of each distillation; None: the preset's",
+    ),
+    "batch": (
+        optional(int),
+        lambda v: v is None or v >= 1,
+        "1 or more",
+        None,
+        "samples a step; None: the preset's",
+    ),
+    "lr": (
+        optional(float),
+        lambda v: v is None or v > 0,
+        "a positive number",
+        None,
+        "learning rate; None: the preset's",
+    ),
+    "pairs": (
+        optional(int),
+        lambda v: v is None or v >= 1,
+        "1 or more",
+        None,
+        "pairs of a coupling; None: the preset's",
+    ),
+    "samples": (
+        int,
+        lambda v: v >= 5,
+        "5 or more",
+        2000,
+        "samples to judge each flow by",
+    ),
+    "tol": (
+        float,
+        lambda v: 0 < v < 1,
+        "between 0 and 1",
+        1e-3,
+        "tolerance of RK45 in full simulation",
+    ),
+    "resize": (
+        optional(int),
+        lambda v: v is None or v >= 4,
+        "4 or more",
+        None,
+        "crop pictures to squares of this size",
+    ),
+    "device": (
+        optional(str),
+        None,
+        "'cpu', 'cuda', 'mps' or None",
+        None,
+        "cpu, cuda, mps; None takes the best there is",
+    ),
+    "seed": (
+        int,
+        lambda v: 0 <= v < 2**63,
+        "0 or more, below 2**63",
+        0,
+        "of weights, batches and noise",
+    ),
     "resume": (*TRUTH, True, "continue what `out` holds; False demands a fresh folder"),
-    "fid": (*TRUTH, False, "pictures: also FID, precision and recall in the FID network, which is slow on a CPU"),
+    "fid": (
+        *TRUTH,
+        False,
+        "pictures: also FID, precision and recall in the FID network, which is slow "
+        "on a CPU",
+    ),
 }
 
 # %% ../nbs/46_experiment.ipynb #3cd3037f
 COMMON |= {
-    "flip": (optional(bool), None, "True or False", None, "mirror pictures at random; None: the preset's"),
-    "precision": (optional(str), lambda v: v in (None, *PRECISIONS), "'float32', 'tf32' or 'bf16'", None, "what the network computes in: float32, tf32, bf16; None: the preset's"),
-    "compile": (optional(bool), None, "True or False", None, "the network by torch.compile; None: the preset's"),
-    "warmup": (optional(int), lambda v: v is None or v >= 0, "0 or more", None, "steps over which the learning rate rises; None: the preset's"),
-    "ema": (optional(float), lambda v: v is None or 0 <= v < 1, "0 or more, below 1", None, "decay of the weights' average; None: the preset's"),
-    "dropout": (optional(float), lambda v: v is None or 0 <= v < 1, "0 or more, below 1", None, "of the U-Net, in training; None: the preset's"),
-    "save_every": (optional(float), lambda v: v is None or v >= 0, "0 or more", None, "minutes between two checkpoints; None: the preset's"),
-    "keep": (optional(int), lambda v: v is None or v >= 0, "0 or more", None, "parts of a budget after each of which the averaged network is kept; None: the preset's"),
-    "start": (optional(str), None, "a run's folder or a model's name", None, "a trained model whose weights the first flow starts from; None: fresh ones"),
+    "flip": (
+        optional(bool),
+        None,
+        "True or False",
+        None,
+        "mirror pictures at random; None: the preset's",
+    ),
+    "precision": (
+        optional(str),
+        lambda v: v in (None, *PRECISIONS),
+        "'float32', 'tf32' or 'bf16'",
+        None,
+        "what the network computes in: float32, tf32, bf16; None: the preset's",
+    ),
+    "compile": (
+        optional(bool),
+        None,
+        "True or False",
+        None,
+        "the network by torch.compile; None: the preset's",
+    ),
+    "warmup": (
+        optional(int),
+        lambda v: v is None or v >= 0,
+        "0 or more",
+        None,
+        "steps over which the learning rate rises; None: the preset's",
+    ),
+    "ema": (
+        optional(float),
+        lambda v: v is None or 0 <= v < 1,
+        "0 or more, below 1",
+        None,
+        "decay of the weights' average; None: the preset's",
+    ),
+    "dropout": (
+        optional(float),
+        lambda v: v is None or 0 <= v < 1,
+        "0 or more, below 1",
+        None,
+        "of the U-Net, in training; None: the preset's",
+    ),
+    "save_every": (
+        optional(float),
+        lambda v: v is None or v >= 0,
+        "0 or more",
+        None,
+        "minutes between two checkpoints; None: the preset's",
+    ),
+    "keep": (
+        optional(int),
+        lambda v: v is None or v >= 0,
+        "0 or more",
+        None,
+        "parts of a budget after each of which the averaged network is kept; None: "
+        "the preset's",
+    ),
+    "start": (
+        optional(str),
+        None,
+        "a run's folder or a model's name",
+        None,
+        "a trained model whose weights the first flow starts from; None: fresh ones",
+    ),
 }
 
 # %% ../nbs/46_experiment.ipynb #f5eea8ec
 class Experiment:
-    "One system, its reflows and their students: `train`, `measure`, `finish`; what is done already is not done again."
-    options, warm, learns = COMMON, False, "dataset"  # parameters; do its weights serve a rectified flow?; which parameter names what it learns
+    """One system, its reflows and their students: `train`, `measure`, `finish`; what is
+    done already is not done again.
+    """
 
-    def make(self, cfg): raise NotImplementedError(f"{type(self).__name__} must make its flow: return its name in a table, and the flow")
+    # parameters; do its weights serve a rectified flow?; which parameter names what it
+    # learns
+    options, warm, learns = COMMON, False, "dataset"
 
-    def __init__(self,
-        cfg, # the parameters, of `Parameters.check`
+    def make(self, cfg):
+        raise NotImplementedError(
+            f"{type(self).__name__} must make its flow: return its name in a table, "
+            "and the flow"
+        )
+
+    def __init__(
+        self,
+        cfg,  # the parameters, of `Parameters.check`
     ):
-        self.cfg, self.device = cfg, accelerator(cfg.device).device.type
+        self.cfg = cfg
+        self.device = accelerator(cfg.device).device.type
         self.data = self.load(getattr(cfg, self.learns))
-        if len(self.data) < 5: raise ValueError(f"{self.learns}: {self.data.name} holds {_count(len(self.data), 'sample')}, too few to be measured against; give 5 or more")
-        if cfg.classes and not self.data.classes: raise ValueError(f"classes: True, but {self.data.name} has none; give data with labels, or classes=False")
+        if len(self.data) < 5:
+            raise ValueError(
+                f"{self.learns}: {self.data.name} holds "
+                f"{_count(len(self.data), 'sample')}, too few to be measured "
+                "against; give 5 or more"
+            )
+        if cfg.classes and not self.data.classes:
+            raise ValueError(
+                f"classes: True, but {self.data.name} has none; give data with "
+                "labels, or classes=False"
+            )
         self.plan, (self.system, self.flow) = self.planned(), self.make(cfg)
         self.flow.fit(self.data)
         self.given = self.lesson()
-        self.recipes, self.out = self.plan.recipes(cfg), claim_folder(cfg.out, True)
-        self.results = Results(self.out, self.data, n=cfg.samples, seed=cfg.seed, device=self.device, features=feature_network(self.data, cfg.fid, self.device))
+        self.recipes = self.plan.recipes(cfg)
+        self.out = claim_folder(cfg.out, True)
+        self.results = Results(
+            self.out,
+            self.data,
+            n=cfg.samples,
+            seed=cfg.seed,
+            device=self.device,
+            features=feature_network(self.data, cfg.fid, self.device),
+        )
 
     def load(self, name):
-        flip = getattr(PRESETS.get(self.cfg.preset), "flip", False) if self.cfg.flip is None else self.cfg.flip
+        flip = (
+            getattr(PRESETS.get(self.cfg.preset), "flip", False)
+            if self.cfg.flip is None
+            else self.cfg.flip
+        )
         return load_data(name, resize=self.cfg.resize, flip=flip)
 
 # %% ../nbs/46_experiment.ipynb #505b22f1
 @patch
-def planned(self:Experiment) -> Preset:
+def planned(self: Experiment) -> Preset:
     "The preset, its network with the dropout that was asked for."
     plan = preset(self.cfg.preset, self.data.shape)
-    return plan if self.cfg.dropout is None else dataclasses.replace(plan, net=plan.net | {"dropout": self.cfg.dropout})
+    return (
+        plan
+        if self.cfg.dropout is None
+        else dataclasses.replace(plan, net=plan.net | {"dropout": self.cfg.dropout})
+    )
+
 
 @patch
-def beginning(self:Experiment):
+def beginning(self: Experiment):
     "The network of `start`, which must be like the preset's, or None."
-    if self.cfg.start is None: return None
-    net, fresh = Pipeline.from_pretrained(self.cfg.start).net, new_net(self.plan, self.data.shape, extra=self.flow.extra, classes=self.data.classes*self.cfg.classes)
+    if self.cfg.start is None:
+        return None
+    net = Pipeline.from_pretrained(self.cfg.start).net
+    fresh = new_net(
+        self.plan,
+        self.data.shape,
+        extra=self.flow.extra,
+        classes=self.data.classes * self.cfg.classes,
+    )
     of = lambda n: {k: v.shape for k, v in n.state_dict().items()}
-    if of(net) != of(fresh): raise ValueError(f"start: the weights of '{self.cfg.start}' are of another network than the preset's; give the preset, or the start, of the other")
+    if of(net) != of(fresh):
+        raise ValueError(
+            f"start: the weights of '{self.cfg.start}' are of another network than "
+            "the preset's; give the preset, or the start, of the other"
+        )
     fresh.load_state_dict(net.state_dict())
     return fresh
 
 # %% ../nbs/46_experiment.ipynb #054b8c03
 @patch
-def plain(self:Experiment):
+def plain(self: Experiment):
     "The parameters as JSON takes them: an infinite `D` as a word."
-    return {k: f"{v:g}" if isinstance(v, float) and not math.isfinite(v) else v for k, v in vars(self.cfg).items()}
+    return {
+        k: f"{v:g}" if isinstance(v, float) and not math.isfinite(v) else v
+        for k, v in vars(self.cfg).items()
+    }
+
 
 @patch
-def size(self:Experiment, extra=0):
+def size(self: Experiment, extra=0):
     "How many weights a network of this experiment has."
-    net = new_net(self.plan, self.data.shape, extra=extra, classes=self.data.classes*self.cfg.classes)
+    net = new_net(
+        self.plan,
+        self.data.shape,
+        extra=extra,
+        classes=self.data.classes * self.cfg.classes,
+    )
     return sum(p.numel() for p in net.parameters())
 
+
 @patch
-def __repr__(self:Experiment):
+def __repr__(self: Experiment):
     "System, data, network and recipes, and what the run will take, a line each."
-    what = f"{len(self.data):,} samples of shape {self.data.shape} from {self.data.name}"
-    first = f"{self.system}: {what}; {self.size(self.flow.extra)/1e6:.2f} M parameters; on {self.device}"
+    what = (
+        f"{len(self.data):,} samples of shape {self.data.shape} from {self.data.name}"
+    )
+    first = f"{self.system}: {what}; {self.size(self.flow.extra) / 1e6:.2f} M parameters; on {self.device}"
     return "\n".join([first, *map(str, self.recipes), *self.takes()])
 
 # %% ../nbs/46_experiment.ipynb #c4962ca6
 @patch
-def trainings(self:Experiment) -> list: # (how many, what, budget, the parameter that sets it)
+def trainings(
+    self: Experiment,
+) -> list:  # (how many, what, budget, the parameter that sets it)
     "The kinds of trainings of this run."
     n, plans = self.cfg.rounds, [r.budget for r in self.recipes]
     sets = "budget", "reflow_budget", "distill_budget"
-    return [k for k in zip((1, n - 1, n*self.cfg.distill), (self.system, "reflow", "student"), plans, sets) if k[0]]
+    return [
+        k
+        for k in zip(
+            (1, n - 1, n * self.cfg.distill),
+            (self.system, "reflow", "student"),
+            plans,
+            sets,
+        )
+        if k[0]
+    ]
+
 
 @patch
-def disk(self:Experiment) -> tuple: # couplings, pairs of each, bytes of each, bytes of all that is written
+def disk(
+    self: Experiment,
+) -> tuple:  # couplings, pairs of each, bytes of each, bytes of all that is written
     "What the run will write."
-    couplings, pairs = self.cfg.rounds - (not self.cfg.distill), self.cfg.pairs or self.plan.pairs
-    weights = self.size(self.flow.extra) + self.size()*sum(n for n, *_ in self.trainings()[1:])
-    each = 2*4*pairs*math.prod(self.data.shape)
-    return couplings, pairs, each, couplings*each + 4*weights*(2*4 + 1)
+    couplings = self.cfg.rounds - (not self.cfg.distill)
+    pairs = self.cfg.pairs or self.plan.pairs
+    weights = self.size(self.flow.extra) + self.size() * sum(
+        n for n, *_ in self.trainings()[1:]
+    )
+    each = 2 * 4 * pairs * math.prod(self.data.shape)
+    return couplings, pairs, each, couplings * each + 4 * weights * (2 * 4 + 1)
 
 # %% ../nbs/46_experiment.ipynb #dd3a993f
 @patch
-def takes(self:Experiment) -> list: # of lines
+def takes(self: Experiment) -> list:  # of lines
     "What the run will take: its trainings with their budgets, its pairs, its disk."
-    kinds, total, (couplings, pairs, each, disk) = self.trainings(), {}, self.disk()
-    for n, _, text, _ in kinds: total[b.unit] = total.get((b := Budget(text)).unit, 0) + n*b.amount
+    kinds = self.trainings()
+    total = {}
+    (couplings, pairs, each, disk) = self.disk()
+    for n, _, text, _ in kinds:
+        total[b.unit] = total.get((b := Budget(text)).unit, 0) + n * b.amount
     named = lambda n, what: what if what == self.system else _count(n, what)
-    said = [f"{named(n, what)} of {text}{' each'*(n > 1)} ({name})" for n, what, text, name in kinds]
+    said = [
+        f"{named(n, what)} of {text}{' each' * (n > 1)} ({name})"
+        for n, what, text, name in kinds
+    ]
     in_all = " and ".join(f"{v:,.10g} {k}" for k, v in total.items())
-    lines = [f"{_count(sum(k[0] for k in kinds), 'training')}: {', '.join(said)}; {in_all} in all, besides pairs and measurements"]
-    if couplings: lines.append(f"{_count(couplings, 'coupling')} of {pairs:,} pairs, {_bytes(each)}{' each'*(couplings > 1)}")
+    lines = [
+        f"{_count(sum(k[0] for k in kinds), 'training')}: {', '.join(said)}; "
+        f"{in_all} in all, besides pairs and measurements"
+    ]
+    if couplings:
+        lines.append(
+            f"{_count(couplings, 'coupling')} of {pairs:,} pairs, "
+            f"{_bytes(each)}{' each' * (couplings > 1)}"
+        )
     return [*lines, f"disk: up to {_bytes(disk)} in '{self.out}'"]
 
-def _count(n, what): return f"{n} {what}{'s'*(n != 1)}"
-def _bytes(n): return f"{n/1e6:,.3g} MB" if n < 1e9 else f"{n/1e9:,.3g} GB"
+
+def _count(n, what):
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def _bytes(n):
+    return f"{n / 1e6:,.3g} MB" if n < 1e9 else f"{n / 1e9:,.3g} GB"
 
 # %% ../nbs/46_experiment.ipynb #dd40663c
 @patch
-def train(self:Experiment) -> list: # of `Member`
+def train(self: Experiment) -> list:  # of `Member`
     "Train the system, reflow it, distil each flow."
-    self.members = family(self.flow, self.system, self.given, self.out, self.plan, self.cfg, warm=self.warm, start=self.beginning(), device=self.device)
-    if main_process(): write_json({"parameters": self.plain(), "environment": environment()}, self.out/"config.json")      # of what was accepted
+    self.members = family(
+        self.flow,
+        self.system,
+        self.given,
+        self.out,
+        self.plan,
+        self.cfg,
+        warm=self.warm,
+        start=self.beginning(),
+        device=self.device,
+    )
+    # of what was accepted
+    if main_process():
+        write_json(
+            {"parameters": self.plain(), "environment": environment()},
+            self.out / "config.json",
+        )
     return self.members
 
+
 @patch
-def lesson(self:Experiment):
+def lesson(self: Experiment):
     "What the first flow is trained on."
     return self.data
 
+
 @patch
-def measure(self:Experiment) -> list: # rows
+def measure(self: Experiment) -> list:  # rows
     "Measure each member in its `ways`."
-    self.cases = [(m, self.recipes[0].asks(**how)) for m in self.members for how in self.ways(m)]
+    self.cases = [
+        (m, self.recipes[0].asks(**how)) for m in self.members for how in self.ways(m)
+    ]
     self.rows = [self.results.measure(m, **how) for m, how in self.cases]
     return self.rows
 
+
 @patch
-def curve(self:Experiment) -> list: # rows
+def curve(self: Experiment) -> list:  # rows
     "Error against evaluations: each member at the points of its `curve_of`."
-    return [self.results.measure(m, **self.recipes[0].asks(**how)) for m in self.members for how in self.curve_of(m)]
+    return [
+        self.results.measure(m, **self.recipes[0].asks(**how))
+        for m in self.members
+        for how in self.curve_of(m)
+    ]
 
 # %% ../nbs/46_experiment.ipynb #4978b8ff
 @patch
-def finish(self:Experiment) -> dict: # system -> straightness per dimension
+def finish(self: Experiment) -> dict:  # system -> straightness per dimension
     "Measure how straight the paths are, and complete the run's result.json."
-    d, flows = math.prod(self.data.shape), [m for m in self.members if not m.distilled]
-    bend = {m.system: straightness(m.flow, m.net, min(100, self.cfg.samples), self.data.shape, steps=20, device=self.device)/d for m in flows}
+    d = math.prod(self.data.shape)
+    flows = [m for m in self.members if not m.distilled]
+    bend = {
+        m.system: straightness(
+            m.flow,
+            m.net,
+            min(100, self.cfg.samples),
+            self.data.shape,
+            steps=20,
+            device=self.device,
+        )
+        / d
+        for m in flows
+    }
     self.results.finish(straightness=bend, **self.facts())
     return bend
 
+
 @patch
-def facts(self:Experiment) -> dict:
+def facts(self: Experiment) -> dict:
     "What else the run's result.json says."
     return {}
 
@@ -252,272 +573,540 @@ def step(m):
     "One Euler step, and the last denoising where a system has one."
     return dict(solver="euler", nfe=1 + m.flow.final_nfe)
 
+
 def fixed_steps(m, **counts):
     "Solvers of so many evaluations, beside those of the last denoising."
-    return [dict(solver=name, nfe=n + m.flow.final_nfe) for name, ns in counts.items() for n in ns]
+    return [
+        dict(solver=name, nfe=n + m.flow.final_nfe)
+        for name, ns in counts.items()
+        for n in ns
+    ]
 
 # %% ../nbs/46_experiment.ipynb #1116e5d1
 @patch
-def full(self:Experiment):
+def full(self: Experiment):
     "Full simulation."
     return dict(solver="rk45", rtol=self.cfg.tol, atol=self.cfg.tol)
 
+
 @patch
-def first(self:Experiment, m):
+def first(self: Experiment, m):
     "Is it the system itself, no reflow and no student?"
     return m.flow is self.flow
 
+
 @patch
-def ways(self:Experiment, m):
+def ways(self: Experiment, m):
     "How a member is measured: settings of `sample`."
     return [step(m)] if m.distilled else [*self.more_ways(m), self.full(), step(m)]
 
+
 @patch
-def more_ways(self:Experiment, m):
+def more_ways(self: Experiment, m):
     "Ways of a system's own, before full simulation."
     return []
 
+
 @patch
-def curve_of(self:Experiment, m):
+def curve_of(self: Experiment, m):
     "The settings of a member's curve of error against evaluations."
     return []
 
 # %% ../nbs/46_experiment.ipynb #7c8cc922
 class Rectified(Experiment):
-    "Rectified flow, its reflows and their students, each starting from the weights before it."
+    """Rectified flow, its reflows and their students, each starting from the weights
+    before it.
+    """
+
     warm = True
     options = COMMON | {
         "out": (*COMMON["out"][:3], "runs/train_rf", COMMON["out"][4]),
-        "time": (str, lambda v: v in ("uniform", "logit-normal", "u-shaped"), "'uniform', 'logit-normal' or 'u-shaped'", "uniform", "density of training times of the first flow: uniform, logit-normal, u-shaped"),
-        "pairing": (str, lambda v: v in PAIRINGS, "'random' or 'ot'", "random", "of the first flow's pairs: random, or ot for the shortest lines within each batch")}
+        "time": (
+            str,
+            lambda v: v in ("uniform", "logit-normal", "u-shaped"),
+            "'uniform', 'logit-normal' or 'u-shaped'",
+            "uniform",
+            "density of training times of the first flow: uniform, logit-normal, "
+            "u-shaped",
+        ),
+        "pairing": (
+            str,
+            lambda v: v in PAIRINGS,
+            "'random' or 'ot'",
+            "random",
+            "of the first flow's pairs: random, or ot for the shortest lines within "
+            "each batch",
+        ),
+    }
 
-    def make(self, cfg): return "1-RF", RectifiedFlow(time=cfg.time)
+    def make(self, cfg):
+        return "1-RF", RectifiedFlow(time=cfg.time)
+
     def lesson(self):
-        if self.cfg.pairing == "random": return self.data
-        if self.cfg.classes: raise ValueError("pairing: 'ot' with classes: the starts of one class would no longer be draws of the prior; give pairing='random', or classes=False")
+        if self.cfg.pairing == "random":
+            return self.data
+        if self.cfg.classes:
+            raise ValueError(
+                "pairing: 'ot' with classes: the starts of one class would no longer "
+                "be draws of the prior; give pairing='random', or classes=False"
+            )
         return Paired(self.flow.prior, self.data, self.cfg.pairing)
-    def curve_of(self, m): return [] if m.distilled else fixed_steps(m, euler=(1, 2, 4, 8))
+
+    def curve_of(self, m):
+        return [] if m.distilled else fixed_steps(m, euler=(1, 2, 4, 8))
 
 # %% ../nbs/46_experiment.ipynb #cbfd4d35
 SDES = {"vp": ("VP", VP), "subvp": ("sub-VP", SubVP), "ve": ("VE", VE)}
 
+
 class Diffusion(Experiment):
-    "A diffusion as an SDE in few steps and in many, and as an ODE; its reflows and students."
+    """A diffusion as an SDE in few steps and in many, and as an ODE; its reflows and
+    students.
+    """
+
     options = COMMON | {
         "out": (*COMMON["out"][:3], "runs/train_sde", COMMON["out"][4]),
-        "sde": (str, lambda v: v in SDES, "'vp', 'subvp' or 've'", "vp", "the diffusion: vp, subvp, ve"),
-        "weighting": (str, lambda v: v in ("noise", "likelihood"), "'noise' or 'likelihood'", "noise", "of the diffusion's loss over time: noise, likelihood"),
-        "steps": (int, lambda v: v >= 1, "1 or more", 1000, "of the long stochastic run; a short one has 100")}
+        "sde": (
+            str,
+            lambda v: v in SDES,
+            "'vp', 'subvp' or 've'",
+            "vp",
+            "the diffusion: vp, subvp, ve",
+        ),
+        "weighting": (
+            str,
+            lambda v: v in ("noise", "likelihood"),
+            "'noise' or 'likelihood'",
+            "noise",
+            "of the diffusion's loss over time: noise, likelihood",
+        ),
+        "steps": (
+            int,
+            lambda v: v >= 1,
+            "1 or more",
+            1000,
+            "of the long stochastic run; a short one has 100",
+        ),
+    }
 
     def make(self, cfg):
         system, flow = SDES[cfg.sde]
         return system, flow(weighting=cfg.weighting)
 
     def more_ways(self, m):
-        return [dict(solver="euler-maruyama", nfe=n) for n in (100, self.cfg.steps)] if self.first(m) else []
+        return (
+            [dict(solver="euler-maruyama", nfe=n) for n in (100, self.cfg.steps)]
+            if self.first(m)
+            else []
+        )
 
-    def curve_of(self, m): return fixed_steps(m, euler=(5, 10, 20, 40), heun=(10, 20, 40)) if self.first(m) else []
+    def curve_of(self, m):
+        return (
+            fixed_steps(m, euler=(5, 10, 20, 40), heun=(10, 20, 40))
+            if self.first(m)
+            else []
+        )
 
 # %% ../nbs/46_experiment.ipynb #abc277b7
 class Poisson(Experiment):
     "PFGM or PFGM++, and the evaluations that they need; reflows and students."
+
     options = COMMON | {
         "out": (*COMMON["out"][:3], "runs/train_pfgm", COMMON["out"][4]),
-        "D": (float, lambda v: v >= 1, "1 or more, or inf", 1., "extra dimensions: 1 or more, or inf"),
-        "field": (*TRUTH, True, "for D of 1, learn the field of all data (PFGM); False: from perturbations (PFGM++)"),
-        "stable": (*TRUTH, False, "PFGM++: the target is the mean of all data given the state; False: the one image that was perturbed")}
+        "D": (
+            float,
+            lambda v: v >= 1,
+            "1 or more, or inf",
+            1.0,
+            "extra dimensions: 1 or more, or inf",
+        ),
+        "field": (
+            *TRUTH,
+            True,
+            "for D of 1, learn the field of all data (PFGM); False: from "
+            "perturbations (PFGM++)",
+        ),
+        "stable": (
+            *TRUTH,
+            False,
+            "PFGM++: the target is the mean of all data given the state; False: the "
+            "one image that was perturbed",
+        ),
+    }
 
     def make(self, cfg):
-        if cfg.D > 1 or not cfg.field: return f"PFGM++ D={cfg.D:g}" + ", stable"*cfg.stable, PFGMPP(D=cfg.D, field_batch=None if cfg.stable else 0)
-        if cfg.stable: raise ValueError("stable: True with field: the field of all data is what PFGM learns already; give field=False for PFGM++, or stable=False")
+        if cfg.D > 1 or not cfg.field:
+            return f"PFGM++ D={cfg.D:g}" + ", stable" * cfg.stable, PFGMPP(
+                D=cfg.D, field_batch=None if cfg.stable else 0
+            )
+        if cfg.stable:
+            raise ValueError(
+                "stable: True with field: the field of all data is what PFGM learns "
+                "already; give field=False for PFGM++, or stable=False"
+            )
         return "PFGM", PFGM()
 
-    def more_ways(self, m): return fixed_steps(m, heun=[34]) if self.first(m) else []
-    def curve_of(self, m): return fixed_steps(m, euler=(5, 10, 20, 40), heun=(6, 10, 20)) if self.first(m) else []
+    def more_ways(self, m):
+        return fixed_steps(m, heun=[34]) if self.first(m) else []
+
+    def curve_of(self, m):
+        return (
+            fixed_steps(m, euler=(5, 10, 20, 40), heun=(6, 10, 20))
+            if self.first(m)
+            else []
+        )
 
 # %% ../nbs/46_experiment.ipynb #dd64608e
 class Transfer(Rectified):
     "Rectified flow from one data set to another, and back."
+
     learns = "target"
     options = {
-        "source": (*COMMON["dataset"][:3], "digits-train/3", "what is carried: digits, one class as digits/3, mnist, cifar10, a 2-D toy, a folder of pictures, or an .npz"),
-        "target": (*COMMON["dataset"][:3], "digits-train/8", "what it becomes, likewise"),
+        "source": (
+            *COMMON["dataset"][:3],
+            "digits-train/3",
+            "what is carried: digits, one class as digits/3, mnist, cifar10, a 2-D "
+            "toy, a folder of pictures, or an .npz",
+        ),
+        "target": (
+            *COMMON["dataset"][:3],
+            "digits-train/8",
+            "what it becomes, likewise",
+        ),
         **{k: v for k, v in Rectified.options.items() if k != "dataset"},
         "out": (*COMMON["out"][:3], "runs/transfer", COMMON["out"][4]),
-        "pairing": (*Rectified.options["pairing"][:3], "ot", Rectified.options["pairing"][4]),
-        "feature": (*TRUTH, False, "digits: count only the errors that the features of the digits' classifier see")}
+        "pairing": (
+            *Rectified.options["pairing"][:3],
+            "ot",
+            Rectified.options["pairing"][4],
+        ),
+        "feature": (
+            *TRUTH,
+            False,
+            "digits: count only the errors that the features of the digits' "
+            "classifier see",
+        ),
+    }
 
     def make(self, cfg):
         self.source = self.load(cfg.source)
-        if self.source.shape != self.data.shape: raise ValueError(f"source: samples of shape {self.source.shape}, but those of the target have {self.data.shape}; give resize, or two sets that are alike")
-        if cfg.feature and self.data.shape != (1, 8, 8): raise ValueError(f"feature: the classifier knows digits of shape (1, 8, 8), not {self.data.shape}; give feature=False")
+        if self.source.shape != self.data.shape:
+            raise ValueError(
+                f"source: samples of shape {self.source.shape}, but those of the "
+                f"target have {self.data.shape}; give resize, or two sets that are "
+                "alike"
+            )
+        if cfg.feature and self.data.shape != (1, 8, 8):
+            raise ValueError(
+                "feature: the classifier knows digits of shape (1, 8, 8), not "
+                f"{self.data.shape}; give feature=False"
+            )
         how = dict(prior=DataPrior(self.source), time=cfg.time)
-        if not cfg.feature: return "1-RF", RectifiedFlow(**how)
-        eye = copy.deepcopy(classifier()).to(self.device)           # `classify` needs the shared one on the CPU
+        if not cfg.feature:
+            return "1-RF", RectifiedFlow(**how)
+        # `classify` needs the shared one on the CPU
+        eye = copy.deepcopy(classifier()).to(self.device)
         return "1-RF", FeatureFlow(lambda x: eye(x)[0], **how)
 
 # %% ../nbs/46_experiment.ipynb #455238f9
 @patch
-def facts(self:Transfer):
+def facts(self: Transfer):
     "The cost of each flow's pairs and the error of a round trip, full and in one step."
-    n, d = min(self.cfg.samples, 1000), math.prod(self.data.shape)
-    x0, x1 = (DataPrior(s).sample(n, s.shape, Rng(seed)).to(self.device) for seed, s in enumerate((self.source, self.data)))
-    cost, cycle = {"random pairs": transport_cost(x0, x1)/d}, {}
+    n = min(self.cfg.samples, 1000)
+    d = math.prod(self.data.shape)
+    x0, x1 = (
+        DataPrior(s).sample(n, s.shape, Rng(seed)).to(self.device)
+        for seed, s in enumerate((self.source, self.data))
+    )
+    cost = {"random pairs": transport_cost(x0, x1) / d}
+    cycle = {}
     for m in self.members:
-        if m.distilled: continue
-        cost[m.system] = transport_cost(x0, integrate(m.flow, m.net, x0, labels=own_labels(m.net, n), **self.full()).x)/d
-        cycle[m.system] = [cycle_error(m.flow, m.net, x0, **how) for how in (self.full(), step(m))]
+        if m.distilled:
+            continue
+        cost[m.system] = (
+            transport_cost(
+                x0,
+                integrate(
+                    m.flow, m.net, x0, labels=own_labels(m.net, n), **self.full()
+                ).x,
+            )
+            / d
+        )
+        cycle[m.system] = [
+            cycle_error(m.flow, m.net, x0, **how) for how in (self.full(), step(m))
+        ]
     return {"transport_cost": cost, "cycle_error": cycle}
+
 
 EXPERIMENTS = {"rf": Rectified, "sde": Diffusion, "pfgm": Poisson, "transfer": Transfer}
 
 # %% ../nbs/46_experiment.ipynb #fd7d79f5
 @patch
-def pictures(self:Experiment):
+def pictures(self: Experiment):
     "The same noise through every member, in each of its ways."
     import matplotlib.pyplot as plt
-    images, cols = len(self.data.shape) == 3, min(4, sum(m.system == self.system for m, _ in self.cases))
-    rows = -(-len(self.cases)//cols)
-    fig, axs = plt.subplots(rows, cols, figsize=(2.6*cols, 3*rows), squeeze=False, layout="constrained")
-    for ax in axs.flat: ax.axis("off")
+
+    images = len(self.data.shape) == 3
+    cols = min(4, sum(m.system == self.system for m, _ in self.cases))
+    rows = -(-len(self.cases) // cols)
+    fig, axs = plt.subplots(
+        rows, cols, figsize=(2.6 * cols, 3 * rows), squeeze=False, layout="constrained"
+    )
+    for ax in axs.flat:
+        ax.axis("off")
     for ax, (m, how), r in zip(axs.flat, self.cases, self.rows):
         n = min(64 if images else 1000, self.cfg.samples)
-        x = sample(m.flow, m.net, n, self.data.shape, device=self.device, labels=own_labels(m.net, n), **how).x.cpu()
+        x = sample(
+            m.flow,
+            m.net,
+            n,
+            self.data.shape,
+            device=self.device,
+            labels=own_labels(m.net, n),
+            **how,
+        ).x.cpu()
         show(x, ax, rows=8) if images else ax.scatter(*x[:, :2].T, s=2)
-        ax.set_title(f"{m.system}{' distilled' if m.distilled else ''}\n{how['solver']}, NFE {r['nfe']:.0f}", fontsize=10)
+        ax.set_title(
+            f"{m.system}{' distilled' if m.distilled else ''}\n{how['solver']}, NFE "
+            f"{r['nfe']:.0f}",
+            fontsize=10,
+        )
 
 # %% ../nbs/46_experiment.ipynb #c4d3c835
 @patch
-def trajectories(self:Experiment,
-    bend:dict, # system -> straightness
+def trajectories(
+    self: Experiment,
+    bend: dict,  # system -> straightness
 ):
-    "Trajectories of each flow along the data's two widest directions, in the data's units."
+    """Trajectories of each flow along the data's two widest directions, in the data's
+    units.
+    """
     import matplotlib.pyplot as plt
+
     n = min(40, self.cfg.samples)
-    some = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0))[:5000]                # data may lie in order of their classes
-    axes, flows = torch.pca_lowrank(self.data.batch(some)["x1"].flatten(1), 2)[2], [m for m in self.members if not m.distilled]
-    fig, axs = plt.subplots(1, len(flows), figsize=(3.6*len(flows), 3.6), squeeze=False)
+    # data may lie in order of their classes
+    some = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0))[
+        :5000
+    ]
+    axes = torch.pca_lowrank(self.data.batch(some)["x1"].flatten(1), 2)[2]
+    flows = [m for m in self.members if not m.distilled]
+    fig, axs = plt.subplots(
+        1, len(flows), figsize=(3.6 * len(flows), 3.6), squeeze=False
+    )
     for ax, m in zip(axs.flat, flows):
-        path = sample(m.flow, m.net, n, self.data.shape, solver="rk4", nfe=160 + m.flow.final_nfe, path=40, labels=own_labels(m.net, n), device=self.device).path.flatten(2).cpu() @ axes
-        ax.plot(*path.permute(2, 0, 1), c="C0", lw=.6); ax.scatter(*path[-1].T, s=6, c="C1", zorder=3)
-        edge = min(float(path.abs().max()), 3*float(path[-1].abs().max()))*1.05                    # some starts are too far away to be shown
-        ax.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal"); ax.set_title(f"{m.system}: S per dimension {bend[m.system]:.3g}", fontsize=10)
+        path = (
+            sample(
+                m.flow,
+                m.net,
+                n,
+                self.data.shape,
+                solver="rk4",
+                nfe=160 + m.flow.final_nfe,
+                path=40,
+                labels=own_labels(m.net, n),
+                device=self.device,
+            )
+            .path.flatten(2)
+            .cpu()
+            @ axes
+        )
+        ax.plot(*path.permute(2, 0, 1), c="C0", lw=0.6)
+        ax.scatter(*path[-1].T, s=6, c="C1", zorder=3)
+        # some starts are too far away to be shown
+        edge = min(float(path.abs().max()), 3 * float(path[-1].abs().max())) * 1.05
+        ax.set(xlim=(-edge, edge), ylim=(-edge, edge), aspect="equal")
+        ax.set_title(f"{m.system}: S per dimension {bend[m.system]:.3g}", fontsize=10)
 
 # %% ../nbs/46_experiment.ipynb #1a72bbd7
 def value(
-    text:str, # a word of the command line
-    kinds, # the parameter's type, or a tuple of them
-    accepted:str="", # what it takes, for the message
-): # a value of one of these types; ArgumentTypeError where the word is none
-    "What a word means to a parameter of these types: `2024` is a number to `seed`, and a name to `out`."
-    kinds, plain = _types(kinds), {"None": None, "True": True, "False": False}
-    if text in plain and type(plain[text]) in kinds: return plain[text]
+    text: str,  # a word of the command line
+    kinds,  # the parameter's type, or a tuple of them
+    accepted: str = "",  # what it takes, for the message
+):  # a value of one of these types; ArgumentTypeError where the word is none
+    """What a word means to a parameter of these types: `2024` is a number to `seed`,
+    and a name to `out`.
+    """
+    kinds = _types(kinds)
+    plain = {"None": None, "True": True, "False": False}
+    if text in plain and type(plain[text]) in kinds:
+        return plain[text]
     for kind in {int, float}.intersection(kinds):
-        try: return kind(text)
-        except ValueError: pass
-    if str in kinds: return text
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    if str in kinds:
+        return text
     names = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
     raise argparse.ArgumentTypeError(f"{text!r} is no {names}; give {accepted}")
 
 # %% ../nbs/46_experiment.ipynb #477c2285
-def brief(p:argparse.ArgumentParser) -> argparse.ArgumentParser:
-    "A parser that takes `--debug`, too, and says in one line what it cannot read, with status 2."
+def brief(p: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """A parser that takes `--debug`, too, and says in one line what it cannot read,
+    with status 2.
+    """
     what = "show the traceback of what goes wrong"
     p.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=what)
-    p.error = lambda said: p.exit(2, f"{p.prog}: {one_line(said)}; `{p.prog} --help` explains\n")
+    p.error = lambda said: p.exit(
+        2, f"{p.prog}: {one_line(said)}; `{p.prog} --help` explains\n"
+    )
     return p
+
 
 def parser() -> argparse.ArgumentParser:
     "The command line of `python -m odeflow.train`: an experiment, then its parameters."
     about = "Train and measure a system, its reflows and their students."
-    p = brief(argparse.ArgumentParser(prog="python -m odeflow.train", description=about))
-    names = p.add_subparsers(dest="experiment", required=True, metavar="{" + ",".join(EXPERIMENTS) + "}")
+    p = brief(
+        argparse.ArgumentParser(prog="python -m odeflow.train", description=about)
+    )
+    names = p.add_subparsers(
+        dest="experiment", required=True, metavar="{" + ",".join(EXPERIMENTS) + "}"
+    )
     for name, cls in EXPERIMENTS.items():
-        how = dict(help=cls.__doc__, description=cls.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        how = dict(
+            help=cls.__doc__,
+            description=cls.__doc__,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
         sub = brief(names.add_parser(name, **how))
         for k, (kinds, _, accepted, default, help) in cls.options.items():
             kind = partial(value, kinds=kinds, accepted=accepted)
-            sub.add_argument(f"--{k}", type=kind, default=default, help=help, metavar="VALUE")
+            sub.add_argument(
+                f"--{k}", type=kind, default=default, help=help, metavar="VALUE"
+            )
     return p
 
 # %% ../nbs/46_experiment.ipynb #4aad163d
-EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError,
-            MemoryError, tarfile.TarError)                            # wrong input, and a hard world
+EXPECTED = (
+    ValueError,
+    TypeError,
+    OSError,
+    RuntimeError,
+    ArithmeticError,
+    MemoryError,
+    tarfile.TarError,
+)  # wrong input, and a hard world
+
 
 def one_line(e) -> str:
-    "What an exception or a warning says, in one line, without the system's number of an error."
+    """What an exception or a warning says, in one line, without the system's number of
+    an error.
+    """
     said = re.sub(r"\[Errno -?\d+\] ", "", " ".join(str(e).split()))
-    return said or ("memory: there is not enough" if isinstance(e, MemoryError) else type(e).__name__)
+    return said or (
+        "memory: there is not enough"
+        if isinstance(e, MemoryError)
+        else type(e).__name__
+    )
+
 
 def say(text):
     "Lines on standard error, below the progress bars, which end here."
     end_bars()
     print(text, file=sys.stderr, flush=True)
 
+
 def end_bars():
     "The progress bars end, so that what follows has lines of its own."
-    for bar in [*getattr(tqdm, "_instances", ())]: bar.close()
+    for bar in [*getattr(tqdm, "_instances", ())]:
+        bar.close()
 
 # %% ../nbs/46_experiment.ipynb #71c5d494
 @contextmanager
 def orderly(
-    prog:str, # the program's name, for messages
+    prog: str,  # the program's name, for messages
 ):
     "SIGTERM as an exception, and warnings in one line each."
-    def stop(number, frame): raise SystemExit(128 + number)
-    try: old = signal.signal(signal.SIGTERM, stop)
-    except ValueError: old = None                                 # not in the main thread: signals are not ours to take
+
+    def stop(number, frame):
+        raise SystemExit(128 + number)
+
+    try:
+        old = signal.signal(signal.SIGTERM, stop)
+    # not in the main thread: signals are not ours to take
+    except ValueError:
+        old = None
     with warnings.catch_warnings():
-        warn = lambda message: tqdm.write(f"{prog}: warning: {one_line(message)}", file=sys.stderr)
+        warn = lambda message: tqdm.write(
+            f"{prog}: warning: {one_line(message)}", file=sys.stderr
+        )
         warnings.showwarning = lambda message, *_, **__: warn(message)
-        try: yield
+        try:
+            yield
         finally:
-            if old is not None: signal.signal(signal.SIGTERM, old)
+            if old is not None:
+                signal.signal(signal.SIGTERM, old)
 
 # %% ../nbs/46_experiment.ipynb #5edfe31b
 def guarded(
-    work, # a function without arguments
-    prog:str, # the program's name, for messages
-    debug:bool=False, # show tracebacks
-) -> int: # exit status
+    work,  # a function without arguments
+    prog: str,  # the program's name, for messages
+    debug: bool = False,  # show tracebacks
+) -> int:  # exit status
     "The work of a command; what goes wrong is one line on standard error."
     try:
-        with orderly(prog): work(); sys.stdout.flush()
+        with orderly(prog):
+            work()
+            sys.stdout.flush()
         return 0
     except (KeyboardInterrupt, Exception) as e:
-        if debug: say(traceback.format_exc().rstrip())
-        if isinstance(e, KeyboardInterrupt): end_bars(); return 130
-        if isinstance(e, BrokenPipeError): hush(); return 141
+        if debug:
+            say(traceback.format_exc().rstrip())
+        if isinstance(e, KeyboardInterrupt):
+            end_bars()
+            return 130
+        if isinstance(e, BrokenPipeError):
+            hush()
+            return 141
         known, what = isinstance(e, EXPECTED), one_line(e)
         fault = f"this is a fault of the program, {type(e).__name__}: {what}; --debug shows where"
         say(f"{prog}: {what if known else fault}")
         return 1 if known else 70
 
+
 def hush():
     "Nobody reads standard output any more: what is left for it goes nowhere."
-    with suppress(OSError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 # %% ../nbs/46_experiment.ipynb #7e5f1afe
 def run(
-    name:str, # a name in `EXPERIMENTS`
-    **given, # its parameters; what is not given is the default
-) -> Experiment: # trained, measured and finished
+    name: str,  # a name in `EXPERIMENTS`
+    **given,  # its parameters; what is not given is the default
+) -> Experiment:  # trained, measured and finished
     "An experiment from start to end."
     cls = EXPERIMENTS[name]
-    cfg = Parameters({}, **cls.options).check({k: v[3] for k, v in cls.options.items()} | given)
+    cfg = Parameters({}, **cls.options).check(
+        {k: v[3] for k, v in cls.options.items()} | given
+    )
     e = cls(cfg)
-    if main_process(): print(e, flush=True)
-    e.train(); e.measure(); e.curve(); e.finish()
+    if main_process():
+        print(e, flush=True)
+    e.train()
+    e.measure()
+    e.curve()
+    e.finish()
     return e
 
+
 def main(
-    args:list=None, # words; None takes those of the command line
-) -> int: # exit status
+    args: list = None,  # words; None takes those of the command line
+) -> int:  # exit status
     "`python -m odeflow.train`: run an experiment and print its table."
     given = vars(parser().parse_args(args))
-    name, debug = given.pop("experiment"), given.pop("debug", False)
+    name = given.pop("experiment")
+    debug = given.pop("debug", False)
+
     def work():
-        try: e = run(name, **given)
-        except KeyboardInterrupt: say(f"odeflow.train: interrupted; what is written in '{given['out']}' is kept, and the same command goes on from there"); raise
-        if main_process(): print(table(e.rows).markdown())
+        try:
+            e = run(name, **given)
+        except KeyboardInterrupt:
+            say(
+                f"odeflow.train: interrupted; what is written in '{given['out']}' is "
+                "kept, and the same command goes on from there"
+            )
+            raise
+        if main_process():
+            print(table(e.rows).markdown())
+
     return guarded(work, "odeflow.train", debug)

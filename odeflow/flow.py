@@ -19,55 +19,95 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 # %% ../nbs/00_flow.ipynb #4c9d820e
 class Rng:
-    "Random numbers from one stream (`seed`), or from a stream for each sample (`seeds`), so that a sample does not depend on its batch."
-    def __init__(self,
-        seed:int=0, # seed of the one stream
-        seeds=None, # seeds, one a sample; then `seed` is not used
-        device="cpu", # where the one stream lives; streams of single samples are always drawn on the CPU
-        part:tuple=(0, 1), # (k, m): the k-th of m equal parts of what the one stream draws
+    """Random numbers from one stream (`seed`), or from a stream for each sample
+    (`seeds`), so that a sample does not depend on its batch.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,  # seed of the one stream
+        seeds=None,  # seeds, one a sample; then `seed` is not used
+        # where the one stream lives; streams of single samples are always drawn on the
+        # CPU
+        device="cpu",
+        # (k, m): the k-th of m equal parts of what the one stream draws
+        part: tuple = (0, 1),
     ):
         self.streams = [_generator(s) for s in seeds] if seeds is not None else None
-        self.stream, self.part, self.whole = None if self.streams is not None else _generator(seed, device), part, None
+        self.stream = None if self.streams is not None else _generator(seed, device)
+        self.part = part
+        self.whole = None
 
     def _draw(self, f, n, shape):
         if self.streams is None:
             k, m = self.part
-            return f((n*m, *shape), generator=self.stream, device=self.stream.device)[k*n:(k + 1)*n]
-        if n != len(self.streams): raise ValueError(f"n: {n} samples asked of {len(self.streams)} seeds; give one seed a sample")
-        return torch.stack([f(tuple(shape), generator=g) for g in self.streams]) if n else f((0, *shape), generator=None, device="cpu")
+            return f((n * m, *shape), generator=self.stream, device=self.stream.device)[
+                k * n : (k + 1) * n
+            ]
+        if n != len(self.streams):
+            raise ValueError(
+                f"n: {n} samples asked of {len(self.streams)} seeds; give one seed a "
+                "sample"
+            )
+        return (
+            torch.stack([f(tuple(shape), generator=g) for g in self.streams])
+            if n
+            else f((0, *shape), generator=None, device="cpu")
+        )
 
-    def normal(self, n, shape=()): return self._draw(torch.randn, n, shape)
-    def uniform(self, n, shape=()): return self._draw(torch.rand, n, shape)
-    def integers(self, high, n, shape=()): return self._draw(partial(torch.randint, high), n, shape)
-    def gamma(self, a, n, shape=()): return self._draw(partial(_gamma, a), n, shape)
+    def normal(self, n, shape=()):
+        return self._draw(torch.randn, n, shape)
 
-def _generator(seed, device="cpu"): return torch.Generator(device).manual_seed(int(seed))
-def _gamma(a, shape, generator, device="cpu"): return torch._standard_gamma(torch.full(shape, a, dtype=torch.float64, device=device), generator=generator)
+    def uniform(self, n, shape=()):
+        return self._draw(torch.rand, n, shape)
+
+    def integers(self, high, n, shape=()):
+        return self._draw(partial(torch.randint, high), n, shape)
+
+    def gamma(self, a, n, shape=()):
+        return self._draw(partial(_gamma, a), n, shape)
+
+
+def _generator(seed, device="cpu"):
+    return torch.Generator(device).manual_seed(int(seed))
+
+
+def _gamma(a, shape, generator, device="cpu"):
+    return torch._standard_gamma(
+        torch.full(shape, a, dtype=torch.float64, device=device), generator=generator
+    )
 
 # %% ../nbs/00_flow.ipynb #8fdb35d1
 @patch
-def rows(self:Rng, index):
+def rows(self: Rng, index):
     "The streams of some samples: those still moving when others have arrived."
-    if self.streams is None: return self
+    if self.streams is None:
+        return self
     sub = copy.copy(self)
     sub.streams = [self.streams[i] for i in index.tolist()]
     return sub
 
 # %% ../nbs/00_flow.ipynb #17ccf4c6
 @patch
-def cut(self:Rng,
-    k:int, # which part, from 0
-    m:int, # of how many, all of one size
-    whole:Tensor=None, # (B, *shape) the data of the whole batch
-) -> Rng: # from where this one stands
-    "The stream of the k-th of m equal parts of a batch; `whole` is what all parts may look at."
+def cut(
+    self: Rng,
+    k: int,  # which part, from 0
+    m: int,  # of how many, all of one size
+    whole: Tensor = None,  # (B, *shape) the data of the whole batch
+) -> Rng:  # from where this one stands
+    """The stream of the k-th of m equal parts of a batch; `whole` is what all parts may
+    look at.
+    """
     sub = copy.copy(self)
-    sub.stream, sub.part, sub.whole = torch.Generator(self.stream.device), (k, m), whole
+    sub.stream = torch.Generator(self.stream.device)
+    sub.part = (k, m)
+    sub.whole = whole
     sub.stream.set_state(self.stream.get_state())
     return sub
 
+
 @patch(as_prop=True)
-def common(self:Rng):
+def common(self: Rng):
     "The same stream without the cut: what it draws is the same for all parts."
     sub = copy.copy(self)
     sub.part = (0, 1)
@@ -75,216 +115,311 @@ def common(self:Rng):
 
 # %% ../nbs/00_flow.ipynb #13b0590c
 def sample_seeds(
-    seed:int, # of a set of samples
-    n:int, # how many
-    start:int=0, # the number of the first
-) -> range: # n seeds, one a sample
-    "The seeds of samples `start` to `start + n` of a set; seed 0 gives their plain numbers."
-    if not 0 <= seed < 4*10**9: raise ValueError(f"seed: {seed} is not accepted; give an integer from 0 to 3999999999")
-    first = (2**62 + seed*10**9 if seed else 0) + start
+    seed: int,  # of a set of samples
+    n: int,  # how many
+    start: int = 0,  # the number of the first
+) -> range:  # n seeds, one a sample
+    """The seeds of samples `start` to `start + n` of a set; seed 0 gives their plain
+    numbers.
+    """
+    if not 0 <= seed < 4 * 10**9:
+        raise ValueError(
+            f"seed: {seed} is not accepted; give an integer from 0 to 3999999999"
+        )
+    first = (2**62 + seed * 10**9 if seed else 0) + start
     return range(first, first + n)
 
 # %% ../nbs/00_flow.ipynb #f89c21b5
 def flat(
-    x:Tensor, # (n, *shape)
-) -> Tensor: # (n, d), d = 1 for single numbers
+    x: Tensor,  # (n, *shape)
+) -> Tensor:  # (n, d), d = 1 for single numbers
     "Samples as rows of numbers."
     return x.flatten(1) if x.ndim > 1 else x[:, None]
 
 # %% ../nbs/00_flow.ipynb #83c1826a
 def in_shares(
-    shares, # (C,) share of each class; they need not sum to one
-    n:int, # how many
-    start:int=0, # the number of the first
-) -> Tensor: # (n,) labels
-    "The classes of samples `start` to `start + n`, in these shares, and the same whatever n is."
+    shares,  # (C,) share of each class; they need not sum to one
+    n: int,  # how many
+    start: int = 0,  # the number of the first
+) -> Tensor:  # (n,) labels
+    """The classes of samples `start` to `start + n`, in these shares, and the same
+    whatever n is.
+    """
     s = torch.as_tensor(shares, dtype=torch.float64)
-    if not (s >= 0).all() or not 0 < float(s.sum()) < math.inf: raise ValueError(f"shares: {shares} are no shares; give a number of 0 or more for each class, not all 0")
-    s = s/s.sum()
-    most = ((s*(start + n + len(s))).long() + 2)*(s > 0)                                # of each, more than are needed
-    when = torch.cat([(torch.arange(k, dtype=torch.float64) + .5)/c for c, k in zip(s, most.tolist())])
-    return torch.repeat_interleave(most)[when.argsort(stable=True)][start:start + n]
+    if not (s >= 0).all() or not 0 < float(s.sum()) < math.inf:
+        raise ValueError(
+            f"shares: {shares} are no shares; give a number of 0 or more for each "
+            "class, not all 0"
+        )
+    s = s / s.sum()
+    # of each, more than are needed
+    most = ((s * (start + n + len(s))).long() + 2) * (s > 0)
+    when = torch.cat(
+        [
+            (torch.arange(k, dtype=torch.float64) + 0.5) / c
+            for c, k in zip(s, most.tolist())
+        ]
+    )
+    return torch.repeat_interleave(most)[when.argsort(stable=True)][start : start + n]
 
 # %% ../nbs/00_flow.ipynb #f4e9beb0
 class Gaussian:
     "The prior $\\mathcal N(0, \\sigma^2 I)$."
-    def __init__(self, std:float=1.): self.std = std
 
-    def sample(self,
-        n:int, # how many
-        shape:tuple, # of one sample
-        rng:Rng, # where the randomness comes from
-    ) -> Tensor: # (n, *shape)
-        return self.std*rng.normal(n, shape)
+    def __init__(self, std: float = 1.0):
+        self.std = std
 
-    def log_prob(self,
-        x:Tensor, # (n, *shape)
-    ) -> Tensor: # (n,), nats
+    def sample(
+        self,
+        n: int,  # how many
+        shape: tuple,  # of one sample
+        rng: Rng,  # where the randomness comes from
+    ) -> Tensor:  # (n, *shape)
+        return self.std * rng.normal(n, shape)
+
+    def log_prob(
+        self,
+        x: Tensor,  # (n, *shape)
+    ) -> Tensor:  # (n,), nats
         d = math.prod(x.shape[1:])
-        return -0.5*flat(x/self.std).square().sum(1) - d*(math.log(self.std) + 0.5*math.log(2*math.pi))
+        return -0.5 * flat(x / self.std).square().sum(1) - d * (
+            math.log(self.std) + 0.5 * math.log(2 * math.pi)
+        )
 
     @property
-    def name(self): return "Gaussian" if self.std == 1 else f"Gaussian(std={self.std:g})"
+    def name(self):
+        return "Gaussian" if self.std == 1 else f"Gaussian(std={self.std:g})"
 
 # %% ../nbs/00_flow.ipynb #913b37cd
 class Flow:
     "A prior, a field and a clock: the contract that each system of the book fulfils."
-    prior = Gaussian()  # has `sample(n, shape, rng)`, and `log_prob(x)` where the density is known
-    clock = (0., 1.)    # (start, end) in sampling order: the prior lives at the first, the data at the second
-    extra = 0           # channels that the network puts out beyond those of the data
-    final_nfe = 0       # network evaluations that `finish` costs
-    sampler = dict(solver="rk45", rtol=1e-3, atol=1e-3)  # how `sample` goes unless told: tolerances, or a fixed `nfe`
 
-    def velocity(self,
-        net, # `net(x, c)`: what the network says of states x at times c
-        x:Tensor, # (B, *shape) states
-        t:Tensor, # (B,) clock readings
-    ) -> Tensor: # (B, *shape), dx/dt in the flow's own time
+    # has `sample(n, shape, rng)`, and `log_prob(x)` where the density is known
+    prior = Gaussian()
+    # (start, end) in sampling order: the prior lives at the first, the data at the
+    # second
+    clock = (0.0, 1.0)
+    extra = 0  # channels that the network puts out beyond those of the data
+    final_nfe = 0  # network evaluations that `finish` costs
+    # how `sample` goes unless told: tolerances, or a fixed `nfe`
+    sampler = dict(solver="rk45", rtol=1e-3, atol=1e-3)
+
+    def velocity(
+        self,
+        net,  # `net(x, c)`: what the network says of states x at times c
+        x: Tensor,  # (B, *shape) states
+        t: Tensor,  # (B,) clock readings
+    ) -> Tensor:  # (B, *shape), dx/dt in the flow's own time
         raise NotImplementedError(f"{type(self).__name__} has no velocity yet")
 
-    def loss(self,
-        net, # `net(x, c)`
-        x1:Tensor, # (B, *shape) data
-        rng:Rng, # where times and noise come from
-        x0:Tensor=None, # (B, *shape) the other end of each pair, for a coupling; None draws it from the prior
-    ) -> Tensor: # (B,) loss of each sample
+    def loss(
+        self,
+        net,  # `net(x, c)`
+        x1: Tensor,  # (B, *shape) data
+        rng: Rng,  # where times and noise come from
+        # (B, *shape) the other end of each pair, for a coupling; None draws it from the
+        # prior
+        x0: Tensor = None,
+    ) -> Tensor:  # (B,) loss of each sample
         raise NotImplementedError(f"{type(self).__name__} has no loss yet")
 
 # %% ../nbs/00_flow.ipynb #94478a66
 FLOWS = {}  # every system by its name
 Flow.__init_subclass__ = classmethod(lambda cls: FLOWS.update({cls.__name__: cls}))
 
+
 @patch
-def describe(self:Flow) -> dict:
+def describe(self: Flow) -> dict:
     "The constants that define this flow, for a run's config.json."
-    told = {k: v for k, v in vars(self).items() if not k.startswith("_") and (v is None or isinstance(v, (int, float, str, tuple)))}
-    plain = {k: str(v) if v == math.inf else v for k, v in told.items()}      # JSON knows no infinity
+    told = {
+        k: v
+        for k, v in vars(self).items()
+        if not k.startswith("_")
+        and (v is None or isinstance(v, (int, float, str, tuple)))
+    }
+    # JSON knows no infinity
+    plain = {k: str(v) if v == math.inf else v for k, v in told.items()}
     return {"flow": type(self).__name__, "prior": prior_name(self.prior), **plain}
+
 
 def prior_name(prior) -> str:
     "What a prior calls itself in a description: its `name`, or else its class's."
     return getattr(prior, "name", type(prior).__name__)
 
+
 @patch
-def fit(self:Flow,
-    data, # the training set, before the first step
+def fit(
+    self: Flow,
+    data,  # the training set, before the first step
 ):
     "Take from the data what the system's constants need; most systems need nothing."
     return self
 
 # %% ../nbs/00_flow.ipynb #cf7f0db8
 @patch
-def settle(self:Flow,
-    data, # the training set
+def settle(
+    self: Flow,
+    data,  # the training set
 ):
-    "For `fit`: from now on the constants are those of this data set; ValueError where they are those of another."
+    """For `fit`: from now on the constants are those of this data set; ValueError where
+    they are those of another.
+    """
     new = data.digest()
     if getattr(self, "_settled", new) != new:
-        raise ValueError(f"data: this {type(self).__name__} has its constants from other data, and what was trained there needs them; make a new flow")
+        raise ValueError(
+            f"data: this {type(self).__name__} has its constants from other data, "
+            "and what was trained there needs them; make a new flow"
+        )
     self._settled = new
 
 # %% ../nbs/00_flow.ipynb #5502fd96
 def rebuild(
-    described:dict, # what `describe` returned, perhaps by way of JSON
-    prior=None, # the prior, where its name does not tell all, such as a data set
+    described: dict,  # what `describe` returned, perhaps by way of JSON
+    prior=None,  # the prior, where its name does not tell all, such as a data set
 ) -> Flow:
     "The flow that was described, with the constants that it had after `fit`."
     facts = {k: math.inf if v == "inf" else v for k, v in described.items()}
     name, told = facts.pop("flow"), facts.pop("prior")
-    if name not in FLOWS: raise ValueError(f"flow: {name!r} is not one of {', '.join(FLOWS)}; import the chapter that defines it")
-    args = {k: facts.pop(k) for k in inspect.signature(FLOWS[name]).parameters if k in facts} | ({} if prior is None else {"prior": prior})
+    if name not in FLOWS:
+        raise ValueError(
+            f"flow: {name!r} is not one of {', '.join(FLOWS)}; import the chapter "
+            "that defines it"
+        )
+    args = {
+        k: facts.pop(k) for k in inspect.signature(FLOWS[name]).parameters if k in facts
+    } | ({} if prior is None else {"prior": prior})
     flow = FLOWS[name](**args)
-    vars(flow).update({k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})
-    if told not in (prior_name(flow.prior), type(flow.prior).__name__): raise ValueError(f"prior: this {name} starts from {told}, not from {prior_name(flow.prior)}; give that prior")
+    vars(flow).update(
+        {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+    )
+    if told not in (prior_name(flow.prior), type(flow.prior).__name__):
+        raise ValueError(
+            f"prior: this {name} starts from {told}, not from "
+            f"{prior_name(flow.prior)}; give that prior"
+        )
     return flow
 
 # %% ../nbs/00_flow.ipynb #49971d70
 @patch
-def times(self:Flow,
-    steps:int, # at least 1
-) -> Tensor: # (steps+1,) clock readings, from start to end
+def times(
+    self: Flow,
+    steps: int,  # at least 1
+) -> Tensor:  # (steps+1,) clock readings, from start to end
     "The grid of a fixed-step solver: even in the flow's own time."
-    return torch.linspace(*self.clock, steps+1, dtype=torch.float64)
+    return torch.linspace(*self.clock, steps + 1, dtype=torch.float64)
+
 
 @patch
-def finish(self:Flow,
-    net, # `net(x, c)`
-    x:Tensor, # (B, *shape) states at the end of the clock
-) -> Tensor: # (B, *shape) samples
+def finish(
+    self: Flow,
+    net,  # `net(x, c)`
+    x: Tensor,  # (B, *shape) states at the end of the clock
+) -> Tensor:  # (B, *shape) samples
     "What is done with the state when the clock stops; costs `final_nfe` evaluations."
     return x
 
 # %% ../nbs/00_flow.ipynb #92e65f06
 @patch
-def latent(self:Flow,
-    x0:Tensor, # (B, *shape) states at the start of the clock
-) -> Tensor: # (B, *shape), distributed as `latent_prior`
-    "The start states in units of order one: what a coupling stores, and a student starts from."
+def latent(
+    self: Flow,
+    x0: Tensor,  # (B, *shape) states at the start of the clock
+) -> Tensor:  # (B, *shape), distributed as `latent_prior`
+    """The start states in units of order one: what a coupling stores, and a student
+    starts from.
+    """
     return x0
 
+
 @patch(as_prop=True)
-def latent_prior(self:Flow):
+def latent_prior(self: Flow):
     "The prior of `latent` states."
     return self.prior
 
 # %% ../nbs/00_flow.ipynb #b0879375
 @patch
-def marginal(self:Flow,
-    t:Tensor, # (B,)
-) -> tuple: # alpha_t and sigma_t, each (B,)
-    "Scale and noise of $x_t=\\alpha_tx_{\\text{data}}+\\sigma_t\\epsilon$; TypeError where a system is not of that form."
-    raise TypeError(f"{type(self).__name__} has no Gaussian marginals, which this solver needs; choose an ODE solver such as 'rk45'")
+def marginal(
+    self: Flow,
+    t: Tensor,  # (B,)
+) -> tuple:  # alpha_t and sigma_t, each (B,)
+    """Scale and noise of $x_t=\\alpha_tx_{\\text{data}}+\\sigma_t\\epsilon$; TypeError
+    where a system is not of that form.
+    """
+    raise TypeError(
+        f"{type(self).__name__} has no Gaussian marginals, which this solver needs; "
+        "choose an ODE solver such as 'rk45'"
+    )
+
 
 @patch
-def score(self:Flow,
-    v:Tensor, # (B, *shape) velocity at x
-    x:Tensor, # (B, *shape)
-    t:Tensor, # (B,)
-) -> Tensor: # (B, *shape), the gradient of log p_t
+def score(
+    self: Flow,
+    v: Tensor,  # (B, *shape) velocity at x
+    x: Tensor,  # (B, *shape)
+    t: Tensor,  # (B,)
+) -> Tensor:  # (B, *shape), the gradient of log p_t
     "The score from the velocity; TypeError where a system has none."
-    raise TypeError(f"{type(self).__name__} has no score, so a stochastic solver cannot run it; choose an ODE solver such as 'rk45'")
+    raise TypeError(
+        f"{type(self).__name__} has no score, so a stochastic solver cannot run it; "
+        "choose an ODE solver such as 'rk45'"
+    )
+
 
 @patch
-def diffusion(self:Flow,
-    t:Tensor, # (B,)
-) -> Tensor: # (B,), g(t) of the reverse-time SDE
+def diffusion(
+    self: Flow,
+    t: Tensor,  # (B,)
+) -> Tensor:  # (B,), g(t) of the reverse-time SDE
     "The diffusion coefficient; TypeError where a system has none."
-    raise TypeError(f"{type(self).__name__} has no diffusion term, so a stochastic solver cannot run it; choose an ODE solver such as 'rk45'")
+    raise TypeError(
+        f"{type(self).__name__} has no diffusion term, so a stochastic solver cannot "
+        "run it; choose an ODE solver such as 'rk45'"
+    )
 
 # %% ../nbs/00_flow.ipynb #eb6583d0
 @patch
-def height(self:Flow,
-    t:Tensor, # clock readings
-) -> Tensor: # heights z above the data
+def height(
+    self: Flow,
+    t: Tensor,  # clock readings
+) -> Tensor:  # heights z above the data
     "z at a clock reading; TypeError where a system's clock tells no height."
-    raise TypeError(f"{type(self).__name__} has no height z to step in, which this solver needs; choose another such as 'heun'")
+    raise TypeError(
+        f"{type(self).__name__} has no height z to step in, which this solver needs; "
+        "choose another such as 'heun'"
+    )
 
 # %% ../nbs/00_flow.ipynb #be292778
 def expand(
-    t:Tensor, # (B,)
-    x:Tensor, # (B, *shape)
-) -> Tensor: # (B, 1, ...), to multiply with x
+    t: Tensor,  # (B,)
+    x: Tensor,  # (B, *shape)
+) -> Tensor:  # (B, 1, ...), to multiply with x
     "One number a sample, shaped so that it broadcasts over the sample."
-    return t.reshape(-1, *[1]*(x.ndim - 1)).to(x.dtype)
+    return t.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
 
 # %% ../nbs/00_flow.ipynb #ec9e8b96
 def onto(
-    x:Tensor, # numbers, on the CPU or where they are needed
-    device, # where they are needed
-) -> Tensor: # the same there
-    "Numbers on a device, without making the host wait: to CUDA by way of pinned memory."
-    if x.device.type != "cpu" or torch.device(device).type != "cuda": return x.to(device)
+    x: Tensor,  # numbers, on the CPU or where they are needed
+    device,  # where they are needed
+) -> Tensor:  # the same there
+    """Numbers on a device, without making the host wait: to CUDA by way of pinned
+    memory.
+    """
+    if x.device.type != "cpu" or torch.device(device).type != "cuda":
+        return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)
 
-_COPIES = WeakIdKeyDictionary()  # constant -> {where: its copy there}, for as long as the constant lives
+
+# constant -> {where: its copy there}, for as long as the constant lives
+_COPIES = WeakIdKeyDictionary()
+
 
 def kept(
-    constant, # a tensor or data set that never changes
-    *where, # device and perhaps type, as `to` takes them
-): # the same there
+    constant,  # a tensor or data set that never changes
+    *where,  # device and perhaps type, as `to` takes them
+):  # the same there
     "A constant where it is needed, copied once, however often it is asked for."
     copies = _COPIES.setdefault(constant, {})
     if where not in copies:
-        if (new := constant.to(*where)) is constant: return new
+        if (new := constant.to(*where)) is constant:
+            return new
         copies[where] = new
     return copies[where]

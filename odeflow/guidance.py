@@ -15,22 +15,30 @@ from .data import Data
 
 # %% ../nbs/34_guidance.ipynb #1e4cfe92
 def diversity(
-    f:Tensor, # (n, d) samples or their features
-    y:Tensor, # (n,) classes, at least two samples of each
+    f: Tensor,  # (n, d) samples or their features
+    y: Tensor,  # (n,) classes, at least two samples of each
 ) -> float:
-    "The mean distance between two different samples of one class, averaged over classes."
+    """The mean distance between two different samples of one class, averaged over
+    classes.
+    """
+
     def one(k):
         own = f[y == k].flatten(1).double()
-        if len(own) < 2: raise ValueError(f"y: class {int(k)} has {len(own)} sample; give two or more of each class")
+        if len(own) < 2:
+            raise ValueError(
+                f"y: class {int(k)} has {len(own)} sample; give two or more of each "
+                "class"
+            )
         return torch.pdist(own).mean()
+
     return float(torch.stack([one(k) for k in y.unique()]).mean())
 
 # %% ../nbs/34_guidance.ipynb #af7d445d
 def per_class(
-    x:Tensor, # (n, *shape) samples
-    y:Tensor, # (n,) what they should be
-    data:Data, # with labels
-    distance, # of two sets of samples
-) -> list: # a number for each class
+    x: Tensor,  # (n, *shape) samples
+    y: Tensor,  # (n,) what they should be
+    data: Data,  # with labels
+    distance,  # of two sets of samples
+) -> list:  # a number for each class
     "The distance of each class's samples to the data of that class."
     return [distance(x[y == k], data.only(k).all()) for k in range(data.classes)]

@@ -16,12 +16,20 @@ from torch import Tensor
 
 from .flow import flat, Flow, Rng
 from odeflow.sampling import (
-    check_arrived, check_labels, evaluating, Field, get_solver, own_sampler,
+    check_arrived,
+    check_labels,
+    evaluating,
+    Field,
+    get_solver,
+    own_sampler,
 )
 
 # %% ../nbs/02_likelihood.ipynb #98b2db4c
 class DensityField(Field):
-    "A field whose state is the sample, flattened, with one accumulated divergence for each probe appended."
+    """A field whose state is the sample, flattened, with one accumulated divergence for
+    each probe appended.
+    """
+
     def setup(self, shape, probes=None):
         self.shape, self.probes = shape, probes
         return self
@@ -30,75 +38,131 @@ class DensityField(Field):
         d = math.prod(self.shape)
         with torch.enable_grad():
             x = s[:, :d].detach().reshape(-1, *self.shape).requires_grad_()
-            v = flat(super().__call__(x, t)) + 0*flat(x)             # a field that ignores x still has a gradient: zero
+            # a field that ignores x still has a gradient: zero
+            v = flat(super().__call__(x, t)) + 0 * flat(x)
             div = self.exact(v, x) if self.probes is None else self.hutchinson(v, x)
         return torch.cat([v.detach(), -div.detach()], 1)
 
     def exact(self, v, x):
-        rows = [flat(torch.autograd.grad(v[:, i].sum(), x, retain_graph=True)[0])[:, i] for i in range(v.shape[1])]
+        rows = [
+            flat(torch.autograd.grad(v[:, i].sum(), x, retain_graph=True)[0])[:, i]
+            for i in range(v.shape[1])
+        ]
         return sum(rows)[:, None]
 
     def hutchinson(self, v, x):
-        e = self.probes[self.index]                                        # (B, m, d)
+        e = self.probes[self.index]  # (B, m, d)
         pull = lambda k: flat(torch.autograd.grad(v, x, e[:, k], retain_graph=True)[0])
-        return torch.stack([(pull(k)*e[:, k]).sum(1) for k in range(e.shape[1])], 1)
+        return torch.stack([(pull(k) * e[:, k]).sum(1) for k in range(e.shape[1])], 1)
 
 # %% ../nbs/02_likelihood.ipynb #092d3dd8
-LogLikelihood = namedtuple("LogLikelihood", "logp stderr z nfe")  # nats, its standard error (0 when exact, nan for one probe), latents, evaluations
+# nats, its standard error (0 when exact, nan for one probe), latents, evaluations
+LogLikelihood = namedtuple("LogLikelihood", "logp stderr z nfe")
+
 
 def _check_density(flow, x, trace, probes, atol):
-    if not x.is_floating_point(): raise TypeError(f"x: {x.dtype} given; give floats (of pictures as bytes, take bits_per_dim)")
-    if trace not in ("exact", "hutchinson"): raise ValueError(f"trace: {trace!r} is not one of exact, hutchinson")
-    if not atol: raise ValueError("atol: 0 allows a log density no error where it starts, at 0; give a number above 0")
-    if probes < 1: raise ValueError(f"probes: {probes} gives no estimate; give 1 or more")
-    if not hasattr(flow.prior, "log_prob"): raise TypeError(f"flow: the prior of {type(flow).__name__} has no log_prob, so there is no likelihood; give a flow whose prior has one")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"x: {x.dtype} given; give floats (of pictures as bytes, take bits_per_dim)"
+        )
+    if trace not in ("exact", "hutchinson"):
+        raise ValueError(f"trace: {trace!r} is not one of exact, hutchinson")
+    if not atol:
+        raise ValueError(
+            "atol: 0 allows a log density no error where it starts, at 0; give a "
+            "number above 0"
+        )
+    if probes < 1:
+        raise ValueError(f"probes: {probes} gives no estimate; give 1 or more")
+    if not hasattr(flow.prior, "log_prob"):
+        raise TypeError(
+            f"flow: the prior of {type(flow).__name__} has no log_prob, so there is "
+            "no likelihood; give a flow whose prior has one"
+        )
 
 # %% ../nbs/02_likelihood.ipynb #4b7d522a
 def log_likelihood(
-    flow:Flow, # a system whose prior has a density
-    net, # its network
-    x:Tensor, # (n, *shape) data
+    flow: Flow,  # a system whose prior has a density
+    net,  # its network
+    x: Tensor,  # (n, *shape) data
     *,
-    solver:str="rk45", # a name in `SOLVERS`
-    rtol:float=1e-5, atol:float=1e-5, # tolerances
-    nfe:int=None, # evaluations a sample
-    trace:str="exact", # `exact`, or `hutchinson` for many dimensions
-    probes:int=1, # random probes a sample, for `hutchinson`
-    seeds=None, # of the probes, one a sample; None is 0, 1, ..., n-1
-    labels:Tensor=None, # (n,) classes
-) -> LogLikelihood: # .logp (n,) in nats
-    "$\\log p(x)$ by the instantaneous change of variables (Chen et al. 2018; Song et al. 2021, eq. 39)."
+    solver: str = "rk45",  # a name in `SOLVERS`
+    rtol: float = 1e-5,
+    atol: float = 1e-5,  # tolerances
+    nfe: int = None,  # evaluations a sample
+    trace: str = "exact",  # `exact`, or `hutchinson` for many dimensions
+    probes: int = 1,  # random probes a sample, for `hutchinson`
+    seeds=None,  # of the probes, one a sample; None is 0, 1, ..., n-1
+    labels: Tensor = None,  # (n,) classes
+) -> LogLikelihood:  # .logp (n,) in nats
+    """$\\log p(x)$ by the instantaneous change of variables (Chen et al. 2018; Song et
+    al. 2021, eq. 39).
+    """
     _check_density(flow, x, trace, probes, atol)
-    n, d, m = len(x), math.prod(x.shape[1:]), 1 if trace == "exact" else probes
-    signs = None if trace == "exact" else (2*Rng(seeds=range(n) if seeds is None else seeds).integers(2, n, (m, d)) - 1).to(x)
-    field = DensityField(flow, net, n, labels, reverse=True, device=x.device).setup(x.shape[1:], signs)
+    n = len(x)
+    d = math.prod(x.shape[1:])
+    m = 1 if trace == "exact" else probes
+    signs = (
+        None
+        if trace == "exact"
+        else (
+            2 * Rng(seeds=range(n) if seeds is None else seeds).integers(2, n, (m, d))
+            - 1
+        ).to(x)
+    )
+    field = DensityField(flow, net, n, labels, reverse=True, device=x.device).setup(
+        x.shape[1:], signs
+    )
     with torch.no_grad(), evaluating(net):
         how = own_sampler(field, solver=solver, nfe=nfe, rtol=rtol, atol=atol)
-        s, t = get_solver(how.pop("solver"))(field, torch.cat([flat(x), x.new_zeros(n, m)], 1), **how)
+        s, t = get_solver(how.pop("solver"))(
+            field, torch.cat([flat(x), x.new_zeros(n, m)], 1), **how
+        )
     check_arrived(s, t, field.span[1])
     logp = flow.prior.log_prob(z := s[:, :d].reshape(x.shape))[:, None] - s[:, d:]
-    error = logp.std(1)/m**.5 if m > 1 else logp.new_full((n,), 0. if signs is None else math.nan)
+    error = (
+        logp.std(1) / m**0.5
+        if m > 1
+        else logp.new_full((n,), 0.0 if signs is None else math.nan)
+    )
     return LogLikelihood(logp.mean(1), error, z, field.nfe)
 
 # %% ../nbs/02_likelihood.ipynb #959acf22
 def bits_per_dim(
-    flow:Flow, # a system whose prior has a density
-    net, # its network
-    pictures:Tensor, # (n, C, H, W) bytes
+    flow: Flow,  # a system whose prior has a density
+    net,  # its network
+    pictures: Tensor,  # (n, C, H, W) bytes
     *,
-    batch:int=500, # pictures at a time: a matter of memory alone
-    seed:int=0, # of the dequantisation
-    labels=None, # (n,) classes
-    **options, # of `log_likelihood`
-) -> tuple: # bits per dimension, and the standard error of that mean
-    "$-\\log_2p(x)/d+\\log_2(255/2)$ after uniform dequantisation (Theis, van den Oord and Bethge 2016, eq. 3)."
-    if pictures.dtype != torch.uint8: raise TypeError(f"pictures: {pictures.dtype} is not uint8; give bytes, before they are scaled to [-1, 1]")
+    batch: int = 500,  # pictures at a time: a matter of memory alone
+    seed: int = 0,  # of the dequantisation
+    labels=None,  # (n,) classes
+    **options,  # of `log_likelihood`
+) -> tuple:  # bits per dimension, and the standard error of that mean
+    """$-\\log_2p(x)/d+\\log_2(255/2)$ after uniform dequantisation (Theis, van den Oord
+    and Bethge 2016, eq. 3).
+    """
+    if pictures.dtype != torch.uint8:
+        raise TypeError(
+            f"pictures: {pictures.dtype} is not uint8; give bytes, before they are "
+            "scaled to [-1, 1]"
+        )
     n, shape = len(pictures), tuple(pictures.shape[1:])
-    x = (pictures.cpu() + Rng(seeds=range(seed*10**9, seed*10**9 + n)).uniform(n, shape) - .5)/127.5 - 1
+    x = (
+        pictures.cpu()
+        + Rng(seeds=range(seed * 10**9, seed * 10**9 + n)).uniform(n, shape)
+        - 0.5
+    ) / 127.5 - 1
     y = None if labels is None else check_labels(labels, n)
+
     def piece(i):
-        own = dict(seeds=range(i, min(i + batch, n)), labels=None if y is None else y[i:i + batch])
-        return log_likelihood(flow, net, x[i:i + batch].to(pictures.device), **own, **options).logp
+        own = dict(
+            seeds=range(i, min(i + batch, n)),
+            labels=None if y is None else y[i : i + batch],
+        )
+        return log_likelihood(
+            flow, net, x[i : i + batch].to(pictures.device), **own, **options
+        ).logp
+
     logp = torch.cat([piece(i) for i in range(0, n, batch)])
-    bits = -logp.double().cpu()/(math.prod(shape)*math.log(2)) + math.log2(127.5)
-    return float(bits.mean()), float(bits.std()/n**.5)
+    bits = -logp.double().cpu() / (math.prod(shape) * math.log(2)) + math.log2(127.5)
+    return float(bits.mean()), float(bits.std() / n**0.5)

@@ -26,22 +26,32 @@ from .runs import apart, state_digest, write_atomic, writing
 # %% ../nbs/06_nets.ipynb #8a30419b
 class TimeEmbedding(nn.Module):
     "Waves of geometric frequencies of `c`, then a two-layer perceptron."
-    def __init__(self,
-        width:int, # features put out
-        waves:int=32, # frequencies
-        max_freq:float=16., # the highest angular frequency, in radians a unit of c
+
+    def __init__(
+        self,
+        width: int,  # features put out
+        waves: int = 32,  # frequencies
+        # the highest angular frequency, in radians a unit of c
+        max_freq: float = 16.0,
     ):
         super().__init__()
-        self.register_buffer("freqs", torch.logspace(math.log10(.5), math.log10(max_freq), waves), persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(2*waves, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.register_buffer(
+            "freqs",
+            torch.logspace(math.log10(0.5), math.log10(max_freq), waves),
+            persistent=False,
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * waves, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
 
     def forward(self, c):
-        a = c[:, None].to(self.freqs)*self.freqs
+        a = c[:, None].to(self.freqs) * self.freqs
         return self.mlp(torch.cat([a.cos(), a.sin()], 1))
 
 # %% ../nbs/06_nets.ipynb #be7d8b06
 class Condition(nn.Module):
     "Time and class as one vector a sample."
+
     def __init__(self, width, classes, max_freq):
         super().__init__()
         self.time = TimeEmbedding(width, max_freq=max_freq)
@@ -49,302 +59,501 @@ class Condition(nn.Module):
 
     def forward(self, c, y=None):
         e = self.time(c)
-        if self.label is None: return e
+        if self.label is None:
+            return e
         none = self.label.num_embeddings - 1
-        y = torch.full_like(c, none, dtype=torch.long) if y is None else torch.where(y < 0, none, y)
+        y = (
+            torch.full_like(c, none, dtype=torch.long)
+            if y is None
+            else torch.where(y < 0, none, y)
+        )
         return e + self.label(y)
 
 # %% ../nbs/06_nets.ipynb #8dcea33d
 NETS = {}
 
+
 class Net(nn.Module, PyTorchModelHubMixin):
-    "Base of the book's networks: a module that saves its constructor's arguments beside its weights."
+    """Base of the book's networks: a module that saves its constructor's arguments
+    beside its weights.
+    """
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         NETS[cls.__name__] = cls
 
     @property
-    def classes(self) -> int: return self._hub_mixin_config.get("classes", 0) # how many labels it can be told; 0: it is unconditional
+    # how many labels it can be told; 0: it is unconditional
+    def classes(self) -> int:
+        return self._hub_mixin_config.get("classes", 0)
 
 # %% ../nbs/06_nets.ipynb #5605a9b3
-def net_args(net:nn.Module) -> dict:
+def net_args(net: nn.Module) -> dict:
     "What config.json says of a network: its class, and a `Net`'s arguments."
-    return {"net": type(net).__name__, **(getattr(net, "_hub_mixin_config", None) or {})}
+    return {
+        "net": type(net).__name__,
+        **(getattr(net, "_hub_mixin_config", None) or {}),
+    }
+
 
 def own_labels(
-    net, # a network; one that knows classes has `classes`, and after training `shares`
-    n:int, # samples
-    start:int=0, # the number of the first
-): # (n,) labels, or None where the network knows no classes
-    "Labels for samples of a network, where nobody chooses any: in the shares of the data that it has learnt (equal ones where it does not say)."
+    # a network; one that knows classes has `classes`, and after training `shares`
+    net,
+    n: int,  # samples
+    start: int = 0,  # the number of the first
+):  # (n,) labels, or None where the network knows no classes
+    """Labels for samples of a network, where nobody chooses any: in the shares of the
+    data that it has learnt (equal ones where it does not say).
+    """
     classes = getattr(net, "classes", 0)
-    return in_shares(getattr(net, "shares", None) or (1,)*classes, n, start) if classes else None
+    return (
+        in_shares(getattr(net, "shares", None) or (1,) * classes, n, start)
+        if classes
+        else None
+    )
 
 # %% ../nbs/06_nets.ipynb #4134f3a5
 def net_digest(
-    net, # a network, a function, or None
-    shape:tuple=(), # of one sample
-) -> str: # 16 hexadecimal digits
-    "A digest of a network's class, arguments and weights; of a function, which has none, of what it answers to four states."
-    told = json.dumps(net_args(net), sort_keys=True) if isinstance(net, nn.Module) else ""
+    net,  # a network, a function, or None
+    shape: tuple = (),  # of one sample
+) -> str:  # 16 hexadecimal digits
+    """A digest of a network's class, arguments and weights; of a function, which has
+    none, of what it answers to four states.
+    """
+    told = (
+        json.dumps(net_args(net), sort_keys=True) if isinstance(net, nn.Module) else ""
+    )
     state = net.state_dict() if told else {}
     if not state and net is not None:
-        try: state = {"answer": _answer(net, shape)}
-        except Exception: told += secrets.token_hex(8)                # it cannot be known again
+        try:
+            state = {"answer": _answer(net, shape)}
+        except Exception:
+            told += secrets.token_hex(8)  # it cannot be known again
     return hashlib.sha256((told + state_digest(state)).encode()).hexdigest()[:16]
+
 
 @torch.no_grad()
 def _answer(net, shape):
     "What a function says, to four digits."
-    x, c = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)), torch.linspace(.1, .9, 4)
-    return torch.tensor([0 + float(f"{v:.4g}") for v in net(x, c).double().flatten().tolist()])
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    c = torch.linspace(0.1, 0.9, 4)
+    return torch.tensor(
+        [0 + float(f"{v:.4g}") for v in net(x, c).double().flatten().tolist()]
+    )
 
 # %% ../nbs/06_nets.ipynb #ff260297
 def save_net(
-    net:nn.Module, # the network
-    folder, # where `config.json` and `model.safetensors` go, created when missing
+    net: nn.Module,  # the network
+    folder,  # where `config.json` and `model.safetensors` go, created when missing
     *,
-    half:bool=False, # weights in half precision
-    **more, # further entries of config.json
+    half: bool = False,  # weights in half precision
+    **more,  # further entries of config.json
 ):
-    "Write a network's configuration and weights; each file appears whole or not at all."
+    """Write a network's configuration and weights; each file appears whole or not at
+    all.
+    """
     folder = Path(folder)
-    with writing(folder): folder.mkdir(parents=True, exist_ok=True)
-    weights = apart({k: v.half() if half and v.is_floating_point() else v for k, v in net.state_dict().items()})
-    write_atomic(folder/"model.safetensors", save(weights, metadata={"format": "pt"}))
-    write_atomic(folder/"config.json", json.dumps(net_args(net) | more, indent=1).encode())
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    weights = apart(
+        {
+            k: v.half() if half and v.is_floating_point() else v
+            for k, v in net.state_dict().items()
+        }
+    )
+    write_atomic(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
+    write_atomic(
+        folder / "config.json", json.dumps(net_args(net) | more, indent=1).encode()
+    )
 
 # %% ../nbs/06_nets.ipynb #61384058
 def read_config(
-    folder, # a folder that `save_net` wrote
+    folder,  # a folder that `save_net` wrote
 ) -> dict:
     "What config.json says; one sentence where it says nothing."
-    path = Path(folder)/"config.json"
-    if not path.exists(): raise FileNotFoundError(f"folder: '{folder}' holds no config.json; give the folder of a finished run")
-    try: config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e: raise ValueError(f"folder: '{path}' is damaged ({e}); give the folder of a finished run") from None
-    if not isinstance(config, dict): raise ValueError(f"folder: '{path}' is no network's configuration; give the folder of a finished run")
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"folder: '{folder}' holds no config.json; give the folder of a finished "
+            "run"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ValueError(
+            f"folder: '{path}' is damaged ({e}); give the folder of a finished run"
+        ) from None
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"folder: '{path}' is no network's configuration; give the folder of a "
+            "finished run"
+        )
     return config
 
 # %% ../nbs/06_nets.ipynb #acf090b7
 def load_net(
-    folder, # a folder that `save_net` wrote
-    net:nn.Module=None, # a module of your own to put the weights into; None builds the one that config.json names
-) -> nn.Module: # on the CPU, in evaluation mode, its weights fixed
+    folder,  # a folder that `save_net` wrote
+    # a module of your own to put the weights into; None builds the one that config.json
+    # names
+    net: nn.Module = None,
+) -> nn.Module:  # on the CPU, in evaluation mode, its weights fixed
     "The network of a run's folder."
-    weights, config = Path(folder)/"model.safetensors", read_config(folder)
-    if not weights.exists(): raise FileNotFoundError(f"folder: '{folder}' holds no model.safetensors; give the folder of a finished run")
-    if net is None: net = build_net(config)
-    try: net.load_state_dict(load_file(weights))
+    weights = Path(folder) / "model.safetensors"
+    config = read_config(folder)
+    if not weights.exists():
+        raise FileNotFoundError(
+            f"folder: '{folder}' holds no model.safetensors; give the folder of a "
+            "finished run"
+        )
+    if net is None:
+        net = build_net(config)
+    try:
+        net.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError, TypeError, ValueError) as e:
-        raise ValueError(f"folder: '{weights}' is damaged, or is not of the network in its config.json ({' '.join(str(e).split())[:200]}); give the folder of a finished run") from None
+        raise ValueError(
+            f"folder: '{weights}' is damaged, or is not of the network in its "
+            f"config.json ({' '.join(str(e).split())[:200]}); give the folder of a "
+            "finished run"
+        ) from None
     return ready(net, config.get("run", {}))
 
 # %% ../nbs/06_nets.ipynb #243937a5
 def build_net(
-    config:dict, # what `net_args` says
-) -> Net: # its weights not yet loaded
+    config: dict,  # what `net_args` says
+) -> Net:  # its weights not yet loaded
     "The network that a configuration names, of the same arguments."
     name = config.get("net")
-    if name not in NETS: raise ValueError(f"net: the configuration names the network {name!r}, not one of {', '.join(NETS)}; give a module of your own as net=...")
-    try: return NETS[name](**{k: config[k] for k in inspect.signature(NETS[name]).parameters if k in config})
-    except (RuntimeError, TypeError, ValueError) as e: raise ValueError(f"net: the configuration's arguments make no {name} ({' '.join(str(e).split())[:200]}); give the folder of a finished run") from None
+    if name not in NETS:
+        raise ValueError(
+            f"net: the configuration names the network {name!r}, not one of "
+            f"{', '.join(NETS)}; give a module of your own as net=..."
+        )
+    try:
+        return NETS[name](
+            **{
+                k: config[k]
+                for k in inspect.signature(NETS[name]).parameters
+                if k in config
+            }
+        )
+    except (RuntimeError, TypeError, ValueError) as e:
+        raise ValueError(
+            f"net: the configuration's arguments make no {name} "
+            f"({' '.join(str(e).split())[:200]}); give the folder of a finished run"
+        ) from None
+
 
 def ready(net, run):
-    "A network for use: its weights fixed, in evaluation mode, told the shares of the classes that its run has seen."
+    """A network for use: its weights fixed, in evaluation mode, told the shares of the
+    classes that its run has seen.
+    """
     for k in ("names", "shares"):
-        if told := run.get("data", {}).get(k): setattr(net, k, tuple(told))
+        if told := run.get("data", {}).get(k):
+            setattr(net, k, tuple(told))
     return net.requires_grad_(False).eval()
 
 # %% ../nbs/06_nets.ipynb #e4cb9be0
 class MLP(Net):
-    "A residual perceptron for points, `net(x, c, y)`: (B, d), (B,), (B,) -> (B, d + extra)."
-    def __init__(self,
-        shape:tuple, # (d,)
-        width:int=128, # hidden units
-        depth:int=3, # residual layers
-        classes:int=0, # labels; 0 for an unconditional network
-        extra:int=0, # outputs beyond d
-        max_freq:float=16., # highest frequency of the time embedding
+    """A residual perceptron for points, `net(x, c, y)`: (B, d), (B,), (B,) -> (B, d +
+    extra).
+    """
+
+    def __init__(
+        self,
+        shape: tuple,  # (d,)
+        width: int = 128,  # hidden units
+        depth: int = 3,  # residual layers
+        classes: int = 0,  # labels; 0 for an unconditional network
+        extra: int = 0,  # outputs beyond d
+        max_freq: float = 16.0,  # highest frequency of the time embedding
     ):
         super().__init__()
-        d, = shape
-        self.inp, self.cond = nn.Linear(d, width), Condition(width, classes, max_freq)
-        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(2*width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(depth)])
+        (d,) = shape
+        self.inp = nn.Linear(d, width)
+        self.cond = Condition(width, classes, max_freq)
+        self.layers = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width)
+                )
+                for _ in range(depth)
+            ]
+        )
         self.out = nn.Linear(width, d + extra)
 
     def forward(self, x, c, y=None):
         h, e = self.inp(x), self.cond(c, y)
-        for layer in self.layers: h = h + layer(torch.cat([F.silu(h), e], 1))
+        for layer in self.layers:
+            h = h + layer(torch.cat([F.silu(h), e], 1))
         return self.out(F.silu(h))
 
 # %% ../nbs/06_nets.ipynb #6cabaec0
-def _norm(ch): return nn.GroupNorm(max(g for g in range(1, max(1, ch//4) + 1) if ch % g == 0 and g <= 32), ch, eps=1e-6)
+def _norm(ch):
+    return nn.GroupNorm(
+        max(g for g in range(1, max(1, ch // 4) + 1) if ch % g == 0 and g <= 32),
+        ch,
+        eps=1e-6,
+    )
+
 
 def _zero(layer):
     "The layer with its weights set to zero."
-    for p in layer.parameters(): nn.init.zeros_(p)
+    for p in layer.parameters():
+        nn.init.zeros_(p)
     return layer
 
+
 class ResBlock(nn.Module):
-    "Two convolutions around a residual connection, told the time by scale and shift; may halve or double the picture first."
-    def __init__(self, inp, out, width, dropout=0., resample=None):
+    """Two convolutions around a residual connection, told the time by scale and shift;
+    may halve or double the picture first.
+    """
+
+    def __init__(self, inp, out, width, dropout=0.0, resample=None):
         super().__init__()
         self.doubles = resample == "up"
-        self.resample = {None: nn.Identity(), "down": nn.AvgPool2d(2), "up": nn.Upsample(scale_factor=2)}[resample]
-        self.norm1, self.conv1 = _norm(inp), nn.Conv2d(inp, out, 3, padding=1)
-        self.cond = _zero(nn.Linear(width, 2*out))
-        self.norm2, self.drop, self.conv2 = _norm(out), nn.Dropout(dropout), _zero(nn.Conv2d(out, out, 3, padding=1))
+        self.resample = {
+            None: nn.Identity(),
+            "down": nn.AvgPool2d(2),
+            "up": nn.Upsample(scale_factor=2),
+        }[resample]
+        self.norm1 = _norm(inp)
+        self.conv1 = nn.Conv2d(inp, out, 3, padding=1)
+        self.cond = _zero(nn.Linear(width, 2 * out))
+        self.norm2 = _norm(out)
+        self.drop = nn.Dropout(dropout)
+        self.conv2 = _zero(nn.Conv2d(out, out, 3, padding=1))
         self.skip = nn.Conv2d(inp, out, 1) if inp != out else nn.Identity()
 
     def forward(self, x, e):
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
         scale, shift = self.cond(e)[:, :, None, None].chunk(2, 1)
-        h = self.conv2(self.drop(F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))))
-        return (self.skip(self.resample(x)) + h)/math.sqrt(2)
+        h = self.conv2(
+            self.drop(F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale)))
+        )
+        return (self.skip(self.resample(x)) + h) / math.sqrt(2)
 
 # %% ../nbs/06_nets.ipynb #d794d3e1
 class Attention(nn.Module):
     "Self-attention over the pixels of a picture, heads of at most 64 channels."
+
     def __init__(self, ch):
         super().__init__()
-        self.heads = max(1, ch//64)
-        self.norm, self.qkv, self.proj = _norm(ch), nn.Conv2d(ch, 3*ch, 1), _zero(nn.Conv2d(ch, ch, 1))
+        self.heads = max(1, ch // 64)
+        self.norm = _norm(ch)
+        self.qkv = nn.Conv2d(ch, 3 * ch, 1)
+        self.proj = _zero(nn.Conv2d(ch, ch, 1))
 
     def forward(self, x, e=None):
-        point = lambda layer, h: F.linear(h, layer.weight.flatten(1), layer.bias)     # a convolution of one pixel, on (B, pixels, C)
+        # a convolution of one pixel, on (B, pixels, C)
+        point = lambda layer, h: F.linear(h, layer.weight.flatten(1), layer.bias)
         h = point(self.qkv, self.norm(x).flatten(2).mT)
         q, k, v = h.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return (x + point(self.proj, a).mT.reshape(x.shape))/math.sqrt(2)
+        return (x + point(self.proj, a).mT.reshape(x.shape)) / math.sqrt(2)
 
 # %% ../nbs/06_nets.ipynb #d11b829e
 class UNet(Net):
-    "A U-Net of the DDPM++ family for pictures, `net(x, c, y)`: (B, C, H, W), (B,), (B,) -> (B, C + extra, H, W)."
-    def __init__(self,
-        shape:tuple, # (C, H, W) of the pictures
-        channels:int=64, # width at full resolution
-        mults:tuple=(1, 2), # width of each level, as a multiple; each level halves the picture
-        blocks:int=2, # residual blocks a level
-        attention:tuple=(16,), # heights at which to attend; always in the middle
-        dropout:float=0., # probability
-        classes:int=0, # labels; 0 for an unconditional network
-        extra:int=0, # channels put out beyond C
-        max_freq:float=16., # highest frequency of the time embedding
+    """A U-Net of the DDPM++ family for pictures, `net(x, c, y)`: (B, C, H, W), (B,),
+    (B,) -> (B, C + extra, H, W).
+    """
+
+    def __init__(
+        self,
+        shape: tuple,  # (C, H, W) of the pictures
+        channels: int = 64,  # width at full resolution
+        # width of each level, as a multiple; each level halves the picture
+        mults: tuple = (1, 2),
+        blocks: int = 2,  # residual blocks a level
+        attention: tuple = (16,),  # heights at which to attend; always in the middle
+        dropout: float = 0.0,  # probability
+        classes: int = 0,  # labels; 0 for an unconditional network
+        extra: int = 0,  # channels put out beyond C
+        max_freq: float = 16.0,  # highest frequency of the time embedding
     ):
         super().__init__()
         C, H, W = shape
-        if H % 2**(len(mults) - 1) or W % 2**(len(mults) - 1):
-            raise ValueError(f"mults: {len(mults)} levels halve a picture {len(mults) - 1} times, which {H} x {W} does not allow; give fewer")
-        self.cond, self.inp = Condition(4*channels, classes, max_freq), nn.Conv2d(C, channels, 3, padding=1)
-        self.build([channels*m for m in mults], blocks, lambda level: H >> level in attention, lambda i, o, r=None: ResBlock(i, o, 4*channels, dropout, r))
-        self.out = nn.Sequential(_norm(channels*mults[0]), nn.SiLU(), _zero(nn.Conv2d(channels*mults[0], C + extra, 3, padding=1)))
+        if H % 2 ** (len(mults) - 1) or W % 2 ** (len(mults) - 1):
+            raise ValueError(
+                f"mults: {len(mults)} levels halve a picture {len(mults) - 1} times, "
+                f"which {H} x {W} does not allow; give fewer"
+            )
+        self.cond = Condition(4 * channels, classes, max_freq)
+        self.inp = nn.Conv2d(C, channels, 3, padding=1)
+        self.build(
+            [channels * m for m in mults],
+            blocks,
+            lambda level: H >> level in attention,
+            lambda i, o, r=None: ResBlock(i, o, 4 * channels, dropout, r),
+        )
+        self.out = nn.Sequential(
+            _norm(channels * mults[0]),
+            nn.SiLU(),
+            _zero(nn.Conv2d(channels * mults[0], C + extra, 3, padding=1)),
+        )
 
 # %% ../nbs/06_nets.ipynb #f17da235
 @patch
-def build(self:UNet, chans, blocks, attends, block):
+def build(self: UNet, chans, blocks, attends, block):
     "The blocks of the way down, the middle, and the way up."
-    self.down, self.up, h = nn.ModuleList(), nn.ModuleList(), chans[0]
-    skips, attend = [h], lambda ch, level: [Attention(ch)] if attends(level) else []
+    self.down = nn.ModuleList()
+    self.up = nn.ModuleList()
+    h = chans[0]
+    skips = [h]
+    attend = lambda ch, level: [Attention(ch)] if attends(level) else []
     for level, ch in enumerate(chans):
         for k in range(blocks + (level > 0)):
-            self.down.append(nn.ModuleList([block(h, ch, "down" if level and k == 0 else None), *attend(ch, level)]))
+            self.down.append(
+                nn.ModuleList(
+                    [
+                        block(h, ch, "down" if level and k == 0 else None),
+                        *attend(ch, level),
+                    ]
+                )
+            )
             skips.append(h := ch)
     self.mid = nn.ModuleList([block(h, h), Attention(h), block(h, h)])
     for level, ch in reversed(list(enumerate(chans))):
         for k in range(blocks + 1):
-            self.up.append(nn.ModuleList([block(h + skips.pop(), ch), *attend(ch, level)]))
+            self.up.append(
+                nn.ModuleList([block(h + skips.pop(), ch), *attend(ch, level)])
+            )
             h = ch
-        if level: self.up.append(nn.ModuleList([block(h, h, "up")]))
+        if level:
+            self.up.append(nn.ModuleList([block(h, h, "up")]))
 
 # %% ../nbs/06_nets.ipynb #97268c54
 @patch
-def forward(self:UNet, x, c, y=None):
+def forward(self: UNet, x, c, y=None):
     "What the network says of pictures x at times c."
     e, h = self.cond(c, y), self.inp(x)
     run = lambda layers, h: [h := layer(h, e) for layer in layers][-1]
     skips = [h]
-    for layers in self.down: skips.append(h := run(layers, h))
+    for layers in self.down:
+        skips.append(h := run(layers, h))
     h = run(self.mid, h)
-    for layers in self.up: h = run(layers, h if layers[0].doubles else torch.cat([h, skips.pop()], 1))
+    for layers in self.up:
+        h = run(layers, h if layers[0].doubles else torch.cat([h, skips.pop()], 1))
     return self.out(h)
 
 # %% ../nbs/06_nets.ipynb #f2997b57
 def grid_waves(
-    H:int, # rows of patches
-    W:int, # columns of patches
-    width:int, # features, a multiple of 4
-) -> Tensor: # (H*W, width)
-    "Sines and cosines of each patch's row and column, at frequencies geometric from 1 down towards 1/10000, which is left out."
-    if width % 4: raise ValueError(f"width: {width} is not a multiple of 4; give one, for the sines and cosines of rows and columns")
-    freqs = 1e4**-torch.linspace(0, 1, width//4 + 1)[:-1]
-    a = torch.cartesian_prod(torch.arange(H), torch.arange(W))[:, :, None]*freqs
+    H: int,  # rows of patches
+    W: int,  # columns of patches
+    width: int,  # features, a multiple of 4
+) -> Tensor:  # (H*W, width)
+    """Sines and cosines of each patch's row and column, at frequencies geometric from 1
+    down towards 1/10000, which is left out.
+    """
+    if width % 4:
+        raise ValueError(
+            f"width: {width} is not a multiple of 4; give one, for the sines and "
+            "cosines of rows and columns"
+        )
+    freqs = 1e4 ** -torch.linspace(0, 1, width // 4 + 1)[:-1]
+    a = torch.cartesian_prod(torch.arange(H), torch.arange(W))[:, :, None] * freqs
     return torch.cat([a.sin(), a.cos()], 2).flatten(1)
 
 # %% ../nbs/06_nets.ipynb #e209fd62
 class DiTBlock(nn.Module):
-    "Attention and a perceptron on tokens (B, n, width), each told the condition (B, width) by shift, scale and gate; heads of at most 64 features."
+    """Attention and a perceptron on tokens (B, n, width), each told the condition (B,
+    width) by shift, scale and gate; heads of at most 64 features.
+    """
+
     def __init__(self, width):
         super().__init__()
-        self.heads = next(h for h in range(1, width + 1) if width % h == 0 and width//h <= 64)
-        self.cond, self.qkv, self.proj = _zero(nn.Linear(width, 6*width)), nn.Linear(width, 3*width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4*width), nn.GELU("tanh"), nn.Linear(4*width, width))
+        self.heads = next(
+            h for h in range(1, width + 1) if width % h == 0 and width // h <= 64
+        )
+        self.cond = _zero(nn.Linear(width, 6 * width))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width)
+        )
 
     def attend(self, h):
         "Attention between the tokens h (B, n, width)."
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(
+            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        )
 
 # %% ../nbs/06_nets.ipynb #f5361e97
-def _modulate(h, shift, scale): return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=1e-6), 1 + scale)
+def _modulate(h, shift, scale):
+    return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=1e-6), 1 + scale)
+
 
 @patch
-def forward(self:DiTBlock,
-    h, # (B, n, width) tokens
-    e, # (B, width) the condition
-): # (B, n, width)
-    "Attention, then the perceptron, each modulated and gated by the condition (Peebles and Xie 2023)."
+def forward(
+    self: DiTBlock,
+    h,  # (B, n, width) tokens
+    e,  # (B, width) the condition
+):  # (B, n, width)
+    """Attention, then the perceptron, each modulated and gated by the condition
+    (Peebles and Xie 2023).
+    """
     shift1, scale1, gate1, shift2, scale2, gate2 = self.cond(e)[:, None].chunk(6, 2)
     h = torch.addcmul(h, gate1, self.attend(_modulate(h, shift1, scale1)))
     return torch.addcmul(h, gate2, self.mlp(_modulate(h, shift2, scale2)))
 
 # %% ../nbs/06_nets.ipynb #f3f5e9a6
 class DiT(Net):
-    "A diffusion transformer for pictures, `net(x, c, y)`: (B, C, H, W), (B,), (B,) -> (B, C + extra, H, W)."
-    def __init__(self,
-        shape:tuple, # (C, H, W) of the pictures
-        width:int=192, # features of a token, a multiple of 4
-        depth:int=6, # blocks
-        patch:int=2, # side of a patch, in pixels
-        classes:int=0, # labels; 0 for an unconditional network
-        extra:int=0, # channels put out beyond C
-        max_freq:float=16., # highest frequency of the time embedding
+    """A diffusion transformer for pictures, `net(x, c, y)`: (B, C, H, W), (B,), (B,) ->
+    (B, C + extra, H, W).
+    """
+
+    def __init__(
+        self,
+        shape: tuple,  # (C, H, W) of the pictures
+        width: int = 192,  # features of a token, a multiple of 4
+        depth: int = 6,  # blocks
+        patch: int = 2,  # side of a patch, in pixels
+        classes: int = 0,  # labels; 0 for an unconditional network
+        extra: int = 0,  # channels put out beyond C
+        max_freq: float = 16.0,  # highest frequency of the time embedding
     ):
         super().__init__()
         C, H, W = shape
-        if H % patch or W % patch: raise ValueError(f"patch: {patch} does not divide a picture of {H} x {W}; give one that divides both sides")
-        self.size, self.grid = (H, W), (H//patch, W//patch)
-        self.cond, self.inp = Condition(width, classes, max_freq), nn.Conv2d(C, width, patch, patch)
+        if H % patch or W % patch:
+            raise ValueError(
+                f"patch: {patch} does not divide a picture of {H} x {W}; give one "
+                "that divides both sides"
+            )
+        self.size = (H, W)
+        self.grid = (H // patch, W // patch)
+        self.cond = Condition(width, classes, max_freq)
+        self.inp = nn.Conv2d(C, width, patch, patch)
         self.register_buffer("pos", grid_waves(*self.grid, width), persistent=False)
         self.blocks = nn.ModuleList([DiTBlock(width) for _ in range(depth)])
-        self.last, self.head = _zero(nn.Linear(width, 2*width)), _zero(nn.Linear(width, patch**2*(C + extra)))
-        for p in self.parameters(): nn.init.xavier_uniform_(p.flatten(1)) if p.ndim > 1 and p.any() else nn.init.zeros_(p)
+        self.last = _zero(nn.Linear(width, 2 * width))
+        self.head = _zero(nn.Linear(width, patch**2 * (C + extra)))
+        for p in self.parameters():
+            nn.init.xavier_uniform_(
+                p.flatten(1)
+            ) if p.ndim > 1 and p.any() else nn.init.zeros_(p)
 
 # %% ../nbs/06_nets.ipynb #7284eefe
 @patch
-def tokens(self:DiT, x):
+def tokens(self: DiT, x):
     "The patches of pictures as tokens: (B, C, H, W) -> (B, n, width)."
-    if x.shape[2:] != self.size: raise ValueError("x: pictures of {} x {}, to a network for {} x {}; give the size of its shape".format(*x.shape[2:], *self.size))
+    if x.shape[2:] != self.size:
+        raise ValueError(
+            "x: pictures of {} x {}, to a network for {} x {}; give the size of its "
+            "shape".format(*x.shape[2:], *self.size)
+        )
     return self.inp(x).flatten(2).mT
 
+
 @patch
-def pixels(self:DiT, h):
+def pixels(self: DiT, h):
     "What the head makes of tokens, as pictures: (B, n, width) -> (B, C + extra, H, W)."
     return F.pixel_shuffle(self.head(h).mT.unflatten(2, self.grid), self.inp.stride[0])
 
+
 @patch
-def forward(self:DiT, x, c, y=None):
+def forward(self: DiT, x, c, y=None):
     "What the network says of pictures x at times c."
     h, e = self.tokens(x) + self.pos, self.cond(c, y)
-    for block in self.blocks: h = block(h, e)
+    for block in self.blocks:
+        h = block(h, e)
     return self.pixels(_modulate(h, *self.last(e)[:, None].chunk(2, 2)))

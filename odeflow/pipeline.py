@@ -24,147 +24,269 @@ from .nets import load_net, Net, own_labels, read_config, save_net
 from .training import checkpoint_net
 
 # %% ../nbs/44_pipeline.ipynb #pipe006
-PRETRAINED = Path(str(files("odeflow")))/"pretrained"  # the models that come with the package
-FILES = ("config.json", "model.safetensors")          # what a model is
+# the models that come with the package
+PRETRAINED = Path(str(files("odeflow"))) / "pretrained"
+FILES = ("config.json", "model.safetensors")  # what a model is
+
 
 class Pipeline:
     "A flow and its trained network: `pipe(16).x` are 16 samples."
-    def __init__(self,
-        flow:Flow, # the system
-        net:Net, # its network
-        shape:tuple, # of one sample
-        story:dict=None, # how it was trained, as its config.json says
-    ): self.flow, self.net, self.shape, self.story, self.drawn = flow, net, tuple(shape), story or {}, 0
 
-    def __call__(self,
-        n:int, # how many
+    def __init__(
+        self,
+        flow: Flow,  # the system
+        net: Net,  # its network
+        shape: tuple,  # of one sample
+        story: dict = None,  # how it was trained, as its config.json says
+    ):
+        self.flow = flow
+        self.net = net
+        self.shape = tuple(shape)
+        self.story = story or {}
+        self.drawn = 0
+
+    def __call__(
+        self,
+        n: int,  # how many
         *,
-        seed:int=None, # of all of them: the same seed, the same samples; None goes on where the last call ended
-        labels=None, # class of each sample, by number or name, one for all or one each, -1 for none; None is in the shares of the data
-        **options, # of `sample`: solver, nfe, rtol, atol, seeds, guidance, path; what is not given is the flow's `sampler`
-    ) -> Samples: # .x (n, *shape), .nfe (n,), .labels
+        # of all of them: the same seed, the same samples; None goes on where the last
+        # call ended
+        seed: int = None,
+        # class of each sample, by number or name, one for all or one each, -1 for none;
+        # None is in the shares of the data
+        labels=None,
+        # of `sample`: solver, nfe, rtol, atol, seeds, guidance, path; what is not given
+        # is the flow's `sampler`
+        **options,
+    ) -> Samples:  # .x (n, *shape), .nfe (n,), .labels
         "n samples."
         start = self.drawn if seed is None and "seeds" not in options else 0
         how = {"seeds": sample_seeds(seed or 0, n, start)} | options
-        out = sample(self.flow, self.net, n, self.shape, labels=own_labels(self.net, n, start) if labels is None else self.numbers(labels), **how)
-        if start == self.drawn and not seed and "seeds" not in options: self.drawn += n
+        out = sample(
+            self.flow,
+            self.net,
+            n,
+            self.shape,
+            labels=own_labels(self.net, n, start)
+            if labels is None
+            else self.numbers(labels),
+            **how,
+        )
+        if start == self.drawn and not seed and "seeds" not in options:
+            self.drawn += n
         return out
 
 # %% ../nbs/44_pipeline.ipynb #d64981e2
 @patch(as_prop=True)
-def names(self:Pipeline) -> tuple:
+def names(self: Pipeline) -> tuple:
     "Of the classes, where the data had some."
     return getattr(self.net, "names", ())
 
+
 @patch
-def numbers(self:Pipeline, labels):
+def numbers(self: Pipeline, labels):
     "Labels as numbers, where some are names."
     one = lambda y: self.names.index(y) if y in self.names else y
-    found = labels if isinstance(labels, Tensor) else one(labels) if isinstance(labels, (str, int)) or getattr(labels, "ndim", 1) == 0 else [one(y) for y in labels]
-    bad = [y for y in (found if isinstance(found, list) else [found]) if isinstance(y, (str, int)) and (isinstance(y, str) or abs(y) >= 2**63)]
-    if bad: raise ValueError(f"labels: {bad[0]!r} is not one of {', '.join(self.names) or 'any names, since this model knows none'}; give a name, a number, or -1 for none")
-    untaught = {k for k, share in enumerate(getattr(self.net, "shares", None) or ()) if not share}
+    found = (
+        labels
+        if isinstance(labels, Tensor)
+        else one(labels)
+        if isinstance(labels, (str, int)) or getattr(labels, "ndim", 1) == 0
+        else [one(y) for y in labels]
+    )
+    bad = [
+        y
+        for y in (found if isinstance(found, list) else [found])
+        if isinstance(y, (str, int)) and (isinstance(y, str) or abs(y) >= 2**63)
+    ]
+    if bad:
+        raise ValueError(
+            f"labels: {bad[0]!r} is not one of "
+            f"{', '.join(self.names) or 'any names, since this model knows none'}; "
+            "give a name, a number, or -1 for none"
+        )
+    untaught = {
+        k
+        for k, share in enumerate(getattr(self.net, "shares", None) or ())
+        if not share
+    }
     for y in untaught.intersection(torch.as_tensor(found).flatten().tolist()):
-        raise ValueError(f"labels: {self.names[y]!r} did not occur in the data that this model has learnt; give another class, or -1 for none")
+        raise ValueError(
+            f"labels: {self.names[y]!r} did not occur in the data that this model "
+            "has learnt; give another class, or -1 for none"
+        )
     return found
 
 # %% ../nbs/44_pipeline.ipynb #474acd46
-def pretrained() -> list: # names
+def pretrained() -> list:  # names
     "The models that come with the package."
     return sorted(p.parent.name for p in PRETRAINED.glob("*/config.json"))
 
+
 @patch(cls_method=True)
-def from_pretrained(cls:Pipeline,
-    source, # a name in `pretrained()`, the folder of a run, or `user/name` on the Hugging Face hub
-    device="cpu", # where to compute
-    prior=None, # of a flow that starts from a data set: that `DataPrior`
-    net=None, # a module of your own to put the weights into; None builds the one that config.json names
-    **hub, # of the hub: revision, token, cache_dir, ...
-) -> Pipeline: # the model
-    "A trained model by its name, from a run's folder or from the hub; nothing is unpickled."
-    folder = PRETRAINED/str(source) if str(source) in pretrained() else Path(source)
-    if folder.is_dir() and hub: raise TypeError(f"{', '.join(hub)}: for the hub alone, but '{source}' is here; leave it out")
-    if not folder.is_dir(): folder = _fetched(str(source), hub)
-    if not (folder/"config.json").exists() and (folder/"state").is_dir(): net, run = checkpoint_net(folder, net)      # a run that was stopped
-    else: net, run = load_net(folder, net), (config := read_config(folder)).get("run", {})
-    if "flow" not in run: raise ValueError(f"source: '{folder}' holds a network without its flow; give a folder that `train` or `save_pretrained` wrote")
-    return cls(rebuild(run["flow"], prior), net.to(device), run.get("data", {}).get("shape") or config["shape"], run)
+def from_pretrained(
+    cls: Pipeline,
+    # a name in `pretrained()`, the folder of a run, or `user/name` on the Hugging Face
+    # hub
+    source,
+    device="cpu",  # where to compute
+    prior=None,  # of a flow that starts from a data set: that `DataPrior`
+    # a module of your own to put the weights into; None builds the one that config.json
+    # names
+    net=None,
+    **hub,  # of the hub: revision, token, cache_dir, ...
+) -> Pipeline:  # the model
+    """A trained model by its name, from a run's folder or from the hub; nothing is
+    unpickled.
+    """
+    folder = PRETRAINED / str(source) if str(source) in pretrained() else Path(source)
+    if folder.is_dir() and hub:
+        raise TypeError(
+            f"{', '.join(hub)}: for the hub alone, but '{source}' is here; leave it out"
+        )
+    if not folder.is_dir():
+        folder = _fetched(str(source), hub)
+    # a run that was stopped
+    if not (folder / "config.json").exists() and (folder / "state").is_dir():
+        net, run = checkpoint_net(folder, net)
+    else:
+        net = load_net(folder, net)
+        run = (config := read_config(folder)).get("run", {})
+    if "flow" not in run:
+        raise ValueError(
+            f"source: '{folder}' holds a network without its flow; give a folder "
+            "that `train` or `save_pretrained` wrote"
+        )
+    return cls(
+        rebuild(run["flow"], prior),
+        net.to(device),
+        run.get("data", {}).get("shape") or config["shape"],
+        run,
+    )
 
 # %% ../nbs/44_pipeline.ipynb #b289e3ed
 def _fetched(source, hub):
     "The folder of a copy of what the hub has under this name."
     missing = f"source: '{source}' is neither the folder of a run nor one of {', '.join(pretrained())}"
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or Path(source).parent.is_dir(): raise FileNotFoundError(missing)      # a path in a folder that is here is no name on the hub
-    try: return Path(snapshot_download(source, allow_patterns=list(FILES), **hub))
-    except Exception as e: raise FileNotFoundError(f"{missing}, and the hub did not give it ({type(e).__name__})") from None
+    # a path in a folder that is here is no name on the hub
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or Path(source).parent.is_dir():
+        raise FileNotFoundError(missing)
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(FILES), **hub))
+    except Exception as e:
+        raise FileNotFoundError(
+            f"{missing}, and the hub did not give it ({type(e).__name__})"
+        ) from None
 
 # %% ../nbs/44_pipeline.ipynb #pipe008
 @patch
-def save_pretrained(self:Pipeline,
-    folder, # where it goes, created when missing
-    half:bool=False, # weights in half precision
+def save_pretrained(
+    self: Pipeline,
+    folder,  # where it goes, created when missing
+    half: bool = False,  # weights in half precision
 ):
     "Write what `from_pretrained` reads: config.json and model.safetensors."
     data = {"shape": self.shape} | self.story.get("data", {})
-    save_net(self.net, folder, half=half, run=self.story | {"flow": self.flow.describe(), "data": data})
+    save_net(
+        self.net,
+        folder,
+        half=half,
+        run=self.story | {"flow": self.flow.describe(), "data": data},
+    )
+
 
 @patch
-def push_to_hub(self:Pipeline,
-    repo_id:str, # `user/name`; created when missing
-    half:bool=False, # weights in half precision
-    private:bool=False, # if it is created
-    **options, # of huggingface_hub's `upload_folder`: token, commit_message, revision, create_pr, ...
-): # what `upload_folder` returns, with the commit's address
+def push_to_hub(
+    self: Pipeline,
+    repo_id: str,  # `user/name`; created when missing
+    half: bool = False,  # weights in half precision
+    private: bool = False,  # if it is created
+    # of huggingface_hub's `upload_folder`: token, commit_message, revision, create_pr,
+    # ...
+    **options,
+):  # what `upload_folder` returns, with the commit's address
     "Put the model on the Hugging Face hub, where `from_pretrained(repo_id)` finds it."
     api = HfApi(token=options.pop("token", None))
     api.create_repo(repo_id, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as tmp:
         self.save_pretrained(tmp, half)
-        return api.upload_folder(repo_id=repo_id, folder_path=tmp, allow_patterns=list(FILES), **{"commit_message": "Upload with odeflow"} | options)
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=tmp,
+            allow_patterns=list(FILES),
+            **{"commit_message": "Upload with odeflow"} | options,
+        )
 
 # %% ../nbs/44_pipeline.ipynb #142a28a6
 @patch
-def encode(self:Pipeline,
-    x:Tensor, # (n, *shape) data
-    **options, # of `integrate`: solver, nfe, rtol, atol, labels, guidance, path
-) -> Samples: # .x are the latents, states at the start of the clock
+def encode(
+    self: Pipeline,
+    x: Tensor,  # (n, *shape) data
+    **options,  # of `integrate`: solver, nfe, rtol, atol, labels, guidance, path
+) -> Samples:  # .x are the latents, states at the start of the clock
     "From data to the prior, by the flow's own ODE run backwards."
     return self._along(x, True, options)
 
+
 @patch
-def decode(self:Pipeline,
-    z:Tensor, # (n, *shape) states at the start of the clock
-    **options, # of `integrate`
-) -> Samples: # .x are the samples
+def decode(
+    self: Pipeline,
+    z: Tensor,  # (n, *shape) states at the start of the clock
+    **options,  # of `integrate`
+) -> Samples:  # .x are the samples
     "From states at the start of the clock to samples."
     return self._along(z, False, options)
 
+
 @patch
-def _along(self:Pipeline, x, reverse, options):
-    if tuple(x.shape[1:]) != self.shape: raise ValueError(f"x: samples of shape {tuple(x.shape[1:])}, to a model of {self.shape}; scale or crop them first")
-    if options.get("labels") is not None: options["labels"] = self.numbers(options["labels"])
-    return integrate(self.flow, self.net, x.to(next(self.net.parameters()).device), reverse=reverse, **options)
+def _along(self: Pipeline, x, reverse, options):
+    if tuple(x.shape[1:]) != self.shape:
+        raise ValueError(
+            f"x: samples of shape {tuple(x.shape[1:])}, to a model of {self.shape}; "
+            "scale or crop them first"
+        )
+    if options.get("labels") is not None:
+        options["labels"] = self.numbers(options["labels"])
+    return integrate(
+        self.flow,
+        self.net,
+        x.to(next(self.net.parameters()).device),
+        reverse=reverse,
+        **options,
+    )
 
 # %% ../nbs/44_pipeline.ipynb #e586614c
 def slerp(
-    a:Tensor, # (n, *shape)
-    b:Tensor, # (n, *shape)
-    u:float, # 0 gives a, 1 gives b
-) -> Tensor: # (n, *shape)
-    "Along the great circle from a to b (Shoemake 1985), the norm changing geometrically."
+    a: Tensor,  # (n, *shape)
+    b: Tensor,  # (n, *shape)
+    u: float,  # 0 gives a, 1 gives b
+) -> Tensor:  # (n, *shape)
+    """Along the great circle from a to b (Shoemake 1985), the norm changing
+    geometrically.
+    """
     p, q = a.flatten(1), b.flatten(1)
-    m, k = p.norm(dim=1, keepdim=True), q.norm(dim=1, keepdim=True)
-    angle = torch.acos(((p/m)*(q/k)).sum(1, keepdim=True).clamp(-1 + 1e-7, 1 - 1e-7))
-    mixed = (torch.sin((1 - u)*angle)*p/m + torch.sin(u*angle)*q/k)/angle.sin()
-    return (mixed*m**(1 - u)*k**u).reshape(a.shape)
+    m = p.norm(dim=1, keepdim=True)
+    k = q.norm(dim=1, keepdim=True)
+    angle = torch.acos(
+        ((p / m) * (q / k)).sum(1, keepdim=True).clamp(-1 + 1e-7, 1 - 1e-7)
+    )
+    mixed = (
+        torch.sin((1 - u) * angle) * p / m + torch.sin(u * angle) * q / k
+    ) / angle.sin()
+    return (mixed * m ** (1 - u) * k**u).reshape(a.shape)
+
 
 @patch
-def interpolate(self:Pipeline,
-    a:Tensor, # (n, *shape) data
-    b:Tensor, # (n, *shape) data
-    steps:int=8, # parts of the way
-    **options, # of `integrate`
-) -> Tensor: # (steps + 1, n, *shape)
+def interpolate(
+    self: Pipeline,
+    a: Tensor,  # (n, *shape) data
+    b: Tensor,  # (n, *shape) data
+    steps: int = 8,  # parts of the way
+    **options,  # of `integrate`
+) -> Tensor:  # (steps + 1, n, *shape)
     "Pictures from a to b through the latents."
-    za, zb = self.encode(a, **options).x, self.encode(b, **options).x
-    return torch.stack([self.decode(slerp(za, zb, k/steps), **options).x for k in range(steps + 1)])
+    za = self.encode(a, **options).x
+    zb = self.encode(b, **options).x
+    return torch.stack(
+        [self.decode(slerp(za, zb, k / steps), **options).x for k in range(steps + 1)]
+    )

@@ -25,104 +25,264 @@ from .rectified.reflow import distill, reflow, Round
 # %% ../nbs/45_presets.ipynb #aa89dd00
 @dataclass
 class Preset:
-    "A network and the recipes of a first flow, of each reflow and of each distillation."
-    net: dict        # arguments of the network beside its shape, and perhaps `net`, its class
-    recipe: Recipe   # of a flow trained from data
-    reflow: Recipe   # of a flow trained from pairs
+    """A network and the recipes of a first flow, of each reflow and of each
+    distillation.
+    """
+
+    # arguments of the network beside its shape, and perhaps `net`, its class
+    net: dict
+    recipe: Recipe  # of a flow trained from data
+    reflow: Recipe  # of a flow trained from pairs
     distill: Recipe  # of a one-step student
-    pairs: int       # pairs of a coupling
-    draw: dict       # how to simulate them
-    flip: bool=False # mirror pictures at random
+    pairs: int  # pairs of a coupling
+    draw: dict  # how to simulate them
+    flip: bool = False  # mirror pictures at random
+
 
 def _preset(net, budgets, pairs, tol, **recipe):
-    return Preset(net, *[Recipe(b, **recipe) for b in budgets], pairs, dict(solver="rk45", rtol=tol, atol=tol))
+    return Preset(
+        net,
+        *[Recipe(b, **recipe) for b in budgets],
+        pairs,
+        dict(solver="rk45", rtol=tol, atol=tol),
+    )
+
 
 PRESETS = {
-    "points": _preset(dict(width=128), ("1500 steps",)*3, 20_000, 1e-3, batch=512),
-    "digits": _preset(dict(channels=24, mults=(1, 2), blocks=1, attention=(), max_freq=4.), ("88000 images", "72000 images", "72000 images"), 10_000, 1e-2, batch=64),
-    "small": _preset(dict(channels=32, mults=(1, 2, 2), blocks=1, attention=(8,)), ("10 minutes", "10 minutes", "5 minutes"), 3000, 1e-2, batch=64, lr=1e-3, log_every=10),
-    "cifar10-long": _preset(dict(channels=96, mults=(1, 1, 2, 2), attention=(8,), dropout=.1), ("1440 minutes", "1440 minutes", "720 minutes"), 100_000, 1e-4,
-                            batch=256, lr=5e-4, warmup=1000, ema=.9999, precision="bf16", compile=True, save_every=30, preview_every=120),
+    "points": _preset(dict(width=128), ("1500 steps",) * 3, 20_000, 1e-3, batch=512),
+    "digits": _preset(
+        dict(channels=24, mults=(1, 2), blocks=1, attention=(), max_freq=4.0),
+        ("88000 images", "72000 images", "72000 images"),
+        10_000,
+        1e-2,
+        batch=64,
+    ),
+    "small": _preset(
+        dict(channels=32, mults=(1, 2, 2), blocks=1, attention=(8,)),
+        ("10 minutes", "10 minutes", "5 minutes"),
+        3000,
+        1e-2,
+        batch=64,
+        lr=1e-3,
+        log_every=10,
+    ),
+    "cifar10-long": _preset(
+        dict(channels=96, mults=(1, 1, 2, 2), attention=(8,), dropout=0.1),
+        ("1440 minutes", "1440 minutes", "720 minutes"),
+        100_000,
+        1e-4,
+        batch=256,
+        lr=5e-4,
+        warmup=1000,
+        ema=0.9999,
+        precision="bf16",
+        compile=True,
+        save_every=30,
+        preview_every=120,
+    ),
 }
 PRESETS["cifar10-long"].flip = True
 
 # %% ../nbs/45_presets.ipynb #55f88720
-_short = dict(batch=256, lr=1e-3, warmup=None, ema=.9999, precision="bf16", compile=True, log_every=100, save_every=None, preview_every=None)
-PRESETS["cifar10"] = Preset(dict(channels=96, mults=(1, 1, 2, 2), attention=(8,)), *[Recipe(f"{n} minutes", **_short) for n in (6, 3, 2)], 50_000, dict(solver="heun", nfe=36), flip=True)
-PRESETS["cifar10-quarter"] = dataclasses.replace(PRESETS["cifar10"], net=dict(channels=32, mults=(1, 1, 2, 2), attention=(8,)))
-PRESETS["digits-dit"] = dataclasses.replace(PRESETS["digits"], net=dict(net="DiT", width=80, depth=4, max_freq=4.))
-PRESETS["small-dit"] = dataclasses.replace(PRESETS["small"], net=dict(net="DiT", width=140, depth=4, patch=4))
-PRESETS["small-64"] = dataclasses.replace(PRESETS["small"], net=dict(channels=16, mults=(1, 2, 4, 4), blocks=1, attention=(8,)))
+_short = dict(
+    batch=256,
+    lr=1e-3,
+    warmup=None,
+    ema=0.9999,
+    precision="bf16",
+    compile=True,
+    log_every=100,
+    save_every=None,
+    preview_every=None,
+)
+PRESETS["cifar10"] = Preset(
+    dict(channels=96, mults=(1, 1, 2, 2), attention=(8,)),
+    *[Recipe(f"{n} minutes", **_short) for n in (6, 3, 2)],
+    50_000,
+    dict(solver="heun", nfe=36),
+    flip=True,
+)
+PRESETS["cifar10-quarter"] = dataclasses.replace(
+    PRESETS["cifar10"], net=dict(channels=32, mults=(1, 1, 2, 2), attention=(8,))
+)
+PRESETS["digits-dit"] = dataclasses.replace(
+    PRESETS["digits"], net=dict(net="DiT", width=80, depth=4, max_freq=4.0)
+)
+PRESETS["small-dit"] = dataclasses.replace(
+    PRESETS["small"], net=dict(net="DiT", width=140, depth=4, patch=4)
+)
+PRESETS["small-64"] = dataclasses.replace(
+    PRESETS["small"],
+    net=dict(channels=16, mults=(1, 2, 4, 4), blocks=1, attention=(8,)),
+)
 
 # %% ../nbs/45_presets.ipynb #b35273a7
-ASKED = ("batch", "lr", "warmup", "ema", "seed", "precision", "compile", "save_every", "keep")  # of a recipe, what an experiment can be told
+# of a recipe, what an experiment can be told
+ASKED = (
+    "batch",
+    "lr",
+    "warmup",
+    "ema",
+    "seed",
+    "precision",
+    "compile",
+    "save_every",
+    "keep",
+)
+
 
 @patch
-def recipes(self:Preset,
-    asked, # has the names in `ASKED`, and budget, reflow_budget, distill_budget, each None or a value
-) -> list: # of a first flow, of a reflow, of a distillation
+def recipes(
+    self: Preset,
+    # has the names in `ASKED`, and budget, reflow_budget, distill_budget, each None or
+    # a value
+    asked,
+) -> list:  # of a first flow, of a reflow, of a distillation
     "The preset's three recipes, with what was asked for in place of what they say."
     given = {k: v for k in ASKED if (v := getattr(asked, k)) is not None}
-    plans = ((self.recipe, asked.budget), (self.reflow, asked.reflow_budget), (self.distill, asked.distill_budget))
-    return [dataclasses.replace(r, **given, **({"budget": b} if b else {})) for r, b in plans]
+    plans = (
+        (self.recipe, asked.budget),
+        (self.reflow, asked.reflow_budget),
+        (self.distill, asked.distill_budget),
+    )
+    return [
+        dataclasses.replace(r, **given, **({"budget": b} if b else {}))
+        for r, b in plans
+    ]
 
 # %% ../nbs/45_presets.ipynb #50b8b854
 def preset(
-    name:str, # a name in `PRESETS`, or `auto`
-    shape:tuple, # of one sample
+    name: str,  # a name in `PRESETS`, or `auto`
+    shape: tuple,  # of one sample
 ) -> Preset:
     "The preset of that name; `auto` takes the one for data of this shape."
-    if name == "auto": name = "points" if len(shape) == 1 else "digits" if shape[-1] <= 8 else "small"
-    if name not in PRESETS: raise ValueError(f"preset: {name!r} is not one of auto, {', '.join(PRESETS)}")
+    if name == "auto":
+        name = "points" if len(shape) == 1 else "digits" if shape[-1] <= 8 else "small"
+    if name not in PRESETS:
+        raise ValueError(f"preset: {name!r} is not one of auto, {', '.join(PRESETS)}")
     return PRESETS[name]
 
+
 def new_net(
-    plan:Preset, # whose network to build
-    shape:tuple, # (d,) or (C, H, W)
+    plan: Preset,  # whose network to build
+    shape: tuple,  # (d,) or (C, H, W)
     *,
-    seed:int=0, # of the weights
-    **kwargs, # further arguments of the network: classes, extra
+    seed: int = 0,  # of the weights
+    **kwargs,  # further arguments of the network: classes, extra
 ) -> Net:
-    "A fresh network for data of this shape, of the class that the preset names as `net`, or else an MLP for points, a U-Net for pictures."
+    """A fresh network for data of this shape, of the class that the preset names as
+    `net`, or else an MLP for points, a U-Net for pictures.
+    """
     args = {"net": "MLP" if len(shape) == 1 else "UNet"} | plan.net
     name = args.pop("net")
-    if name not in NETS: raise ValueError(f"net: the preset names {name!r}, not one of {', '.join(NETS)}")
+    if name not in NETS:
+        raise ValueError(
+            f"net: the preset names {name!r}, not one of {', '.join(NETS)}"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(seed, "weights"))
-        try: inspect.signature(NETS[name]).bind(shape, **args, **kwargs)
-        except TypeError as e: raise ValueError(f"preset: its {name} for samples of shape {tuple(shape)}: {e}; give a preset for such data, or 'auto'") from None
+        try:
+            inspect.signature(NETS[name]).bind(shape, **args, **kwargs)
+        except TypeError as e:
+            raise ValueError(
+                f"preset: its {name} for samples of shape {tuple(shape)}: {e}; give "
+                "a preset for such data, or 'auto'"
+            ) from None
         return NETS[name](shape, **args, **kwargs)
 
 # %% ../nbs/45_presets.ipynb #8766aec1
-Member = namedtuple("Member", "system distilled flow net trained")  # a line of a table, before it is measured
+# a line of a table, before it is measured
+Member = namedtuple("Member", "system distilled flow net trained")
+
 
 def family(
-    flow:Flow, # the first of them
-    system:str, # its name in a table
-    data, # what it learns
-    out, # the folder of all their runs
-    plan:Preset, # network, recipes, pairs
-    cfg, # parameters of an experiment: rounds, distill, pairs, classes, seed, resume, and what `Preset.recipes` asks for
-    *, warm:bool=False, # do its weights serve a rectified flow?
-    start=None, # the network to begin with; None is a fresh one
-    **where, # device, progress
-) -> list: # of `Member`: each flow, followed by its student
+    flow: Flow,  # the first of them
+    system: str,  # its name in a table
+    data,  # what it learns
+    out,  # the folder of all their runs
+    plan: Preset,  # network, recipes, pairs
+    # parameters of an experiment: rounds, distill, pairs, classes, seed, resume, and
+    # what `Preset.recipes` asks for
+    cfg,
+    *,
+    warm: bool = False,  # do its weights serve a rectified flow?
+    start=None,  # the network to begin with; None is a fresh one
+    **where,  # device, progress
+) -> list:  # of `Member`: each flow, followed by its student
     "A flow, its reflows (Algorithm 4), and a one-step student of each."
-    recipes, go, new = plan.recipes(cfg), dict(where, resume=cfg.resume), lambda extra=0: new_net(plan, data.shape, seed=cfg.seed, extra=extra, classes=data.classes*cfg.classes)
-    how = dict(pairs=cfg.pairs or plan.pairs, draw=dict(recipes[0].asks(**plan.draw), seed=cfg.seed))
-    first = train(flow, start or new(flow.extra), data, Path(out)/_slug(system), recipes[0], **go)
+    recipes = plan.recipes(cfg)
+    go = dict(where, resume=cfg.resume)
+    new = lambda extra=0: new_net(
+        plan,
+        data.shape,
+        seed=cfg.seed,
+        extra=extra,
+        classes=data.classes * cfg.classes,
+    )
+    how = dict(
+        pairs=cfg.pairs or plan.pairs,
+        draw=dict(recipes[0].asks(**plan.draw), seed=cfg.seed),
+    )
+    first = train(
+        flow,
+        start or new(flow.extra),
+        data,
+        Path(out) / _slug(system),
+        recipes[0],
+        **go,
+    )
     rounds = [Round(flow, first.net, first, None)]
-    if cfg.rounds > 1: rounds += reflow(flow, first.net, data.shape, out, rounds=cfg.rounds - 1, recipe=recipes[1], start=None if warm else new(), **how, **go)
-    names = [system, *(f"{k}-RF" + ("" if warm else f" from {system}") for k in range(2, cfg.rounds + 1))]
+    if cfg.rounds > 1:
+        rounds += reflow(
+            flow,
+            first.net,
+            data.shape,
+            out,
+            rounds=cfg.rounds - 1,
+            recipe=recipes[1],
+            start=None if warm else new(),
+            **how,
+            **go,
+        )
+    names = [
+        system,
+        *(
+            f"{k}-RF" + ("" if warm else f" from {system}")
+            for k in range(2, cfg.rounds + 1)
+        ),
+    ]
     members = [Member(name, False, *r[:3]) for name, r in zip(names, rounds)]
-    if not cfg.distill: return members
+    if not cfg.distill:
+        return members
     starts = [r.net if warm or k else new() for k, r in enumerate(rounds)]
-    return [m for k, (m, net) in enumerate(zip(members, starts), 1) for m in (m, _student(m, net, k, data.shape, Path(out), recipes[2], go, where, **how))]
+    return [
+        m
+        for k, (m, net) in enumerate(zip(members, starts), 1)
+        for m in (
+            m,
+            _student(m, net, k, data.shape, Path(out), recipes[2], go, where, **how),
+        )
+    ]
 
 # %% ../nbs/45_presets.ipynb #4d3f67be
-def _slug(name): return name.replace(" ", "-")
+def _slug(name):
+    return name.replace(" ", "-")
+
 
 def _student(teacher, net, k, shape, out, recipe, go, where, pairs, draw):
     "The one-step student of a member, on the k-th coupling."
-    coupling = draw_coupling(teacher.flow, teacher.net, pairs, shape, out/f"coupling-{k}", **where, **draw)
-    return Member(teacher.system, True, *distill(teacher.flow, net, coupling, out/f"{_slug(teacher.system)}-distilled", recipe=recipe, **go)[:3])
+    coupling = draw_coupling(
+        teacher.flow, teacher.net, pairs, shape, out / f"coupling-{k}", **where, **draw
+    )
+    return Member(
+        teacher.system,
+        True,
+        *distill(
+            teacher.flow,
+            net,
+            coupling,
+            out / f"{_slug(teacher.system)}-distilled",
+            recipe=recipe,
+            **go,
+        )[:3],
+    )

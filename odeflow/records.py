@@ -28,253 +28,537 @@ from .metrics.fid import measure, pixel_moments
 
 # %% ../nbs/43_records.ipynb #5ac5c9e3
 KEYS = {  # what a row says: the types that it takes
-    "system": str, "distilled": bool, "solver": str, "nfe": float, "samples": int, "frechet": float, "fid": float, "is": float,
-    "precision": float, "recall": float, "images": int, "minutes": float, "trained_in": str, "sampled_in": str, "seed": int}
+    "system": str,
+    "distilled": bool,
+    "solver": str,
+    "nfe": float,
+    "samples": int,
+    "frechet": float,
+    "fid": float,
+    "is": float,
+    "precision": float,
+    "recall": float,
+    "images": int,
+    "minutes": float,
+    "trained_in": str,
+    "sampled_in": str,
+    "seed": int,
+}
+
 
 def row(
-    system:str, # `1-RF`, `VP`, `PFGM++ D=128`, ...
-    **values, # any of `KEYS`, and further facts
-) -> dict: # with all of `KEYS`, None where not measured
+    system: str,  # `1-RF`, `VP`, `PFGM++ D=128`, ...
+    **values,  # any of `KEYS`, and further facts
+) -> dict:  # with all of `KEYS`, None where not measured
     "One measurement, complete and checked."
     for k in values:
-        near = difflib.get_close_matches(k, KEYS, 1, .8)
-        if near and k not in KEYS: raise ValueError(f"{k}: no such key of a row; did you mean {near[0]}?")
-    if not system or not isinstance(system, str): raise TypeError(f"system: {system!r} is not a name, such as '1-RF'")
+        near = difflib.get_close_matches(k, KEYS, 1, 0.8)
+        if near and k not in KEYS:
+            raise ValueError(f"{k}: no such key of a row; did you mean {near[0]}?")
+    if not system or not isinstance(system, str):
+        raise TypeError(f"system: {system!r} is not a name, such as '1-RF'")
     full = {k: None for k in KEYS} | {"system": system, "distilled": False} | values
     for k, kind in KEYS.items():
         v, kinds = full[k], (int, float) if kind is float else kind
-        if v is not None and (not isinstance(v, kinds) or isinstance(v, bool) != (kind is bool)):
+        if v is not None and (
+            not isinstance(v, kinds) or isinstance(v, bool) != (kind is bool)
+        ):
             raise TypeError(f"{k}: {v!r} is not {kind.__name__} or None")
     return full
 
 # %% ../nbs/43_records.ipynb #54f923f9
 def feature_network(
-    data, # the data set
-    fid:bool=False, # is the FID network asked for?
-    device="cpu", # where it computes
+    data,  # the data set
+    fid: bool = False,  # is the FID network asked for?
+    device="cpu",  # where it computes
 ):
-    "What `measure` takes for this data set: the classifier for the digits, the FID network where asked for, else None."
-    if fid and len(data.shape) == 3: return Inception(device=device)
-    return DigitsFeatures() if data.name.startswith("digits") and data.shape == (1, 8, 8) else None
+    """What `measure` takes for this data set: the classifier for the digits, the FID
+    network where asked for, else None.
+    """
+    if fid and len(data.shape) == 3:
+        return Inception(device=device)
+    return (
+        DigitsFeatures()
+        if data.name.startswith("digits") and data.shape == (1, 8, 8)
+        else None
+    )
 
 # %% ../nbs/43_records.ipynb #14628b57
-MEASURED = ("fid", "frechet_classifier", "kid", "is", "precision", "recall", "code", "weights", "note", "se")  # what a row takes from `measure`
+# what a row takes from `measure`
+MEASURED = (
+    "fid",
+    "frechet_classifier",
+    "kid",
+    "is",
+    "precision",
+    "recall",
+    "code",
+    "weights",
+    "note",
+    "se",
+)
+
 
 def judge(
-    x, # (n, *shape) samples
-    data, # what they should be like
-    features=None, # the network of `feature_network`
-) -> dict: # part of a row
-    "How far samples are from the data: in pixels or coordinates, and in the features of a network."
+    x,  # (n, *shape) samples
+    data,  # what they should be like
+    features=None,  # the network of `feature_network`
+) -> dict:  # part of a row
+    """How far samples are from the data: in pixels or coordinates, and in the features
+    of a network.
+    """
     lost = int((~x.isfinite()).flatten(1).any(1).sum())
-    if lost: raise ValueError(f"x: {lost} of {len(x)} samples are not finite; sample with another solver, more evaluations or a tighter tolerance")
+    if lost:
+        raise ValueError(
+            f"x: {lost} of {len(x)} samples are not finite; sample with another "
+            "solver, more evaluations or a tighter tolerance"
+        )
     if len(data.shape) == 3:
-        x, device = to_uint8(x), features.device if features else data.x.device
+        x = to_uint8(x)
+        device = features.device if features else data.x.device
         far = frechet(byte_moments(x.to(device)), pixel_moments(data, device))
-    else: far = frechet_distance(x, data.all().cpu())
+    else:
+        far = frechet_distance(x, data.all().cpu())
     deep = measure(x, data, net=features) if features else {}
-    return {"samples": len(x), "dataset": data.name, "frechet": far} | {k: deep[k] for k in MEASURED if k in deep}
+    return {"samples": len(x), "dataset": data.name, "frechet": far} | {
+        k: deep[k] for k in MEASURED if k in deep
+    }
 
 # %% ../nbs/43_records.ipynb #ef4fe179
 def evaluate(
-    flow, # any system
-    net, # its network
-    data, # what it should have learnt
+    flow,  # any system
+    net,  # its network
+    data,  # what it should have learnt
     *,
-    system:str, # its name in the table
-    n:int=2000, # samples
-    distilled:bool=False, # is it a student?
-    trained=None, # what training cost: has .images, .minutes and .precision
-    seed:int=0, device=None, # of the run, for the record; where to compute
-    solver:str=None, # how to sample; None is the flow's own `sampler`
-    features=None, # the network of `feature_network`, for distance, precision and recall in its features
-    grid=None, # where to draw the first 64 pictures; None for nowhere
-    batch:int=500, # samples at a time
-    progress:bool=False, # show a bar
-    **options, # further options of `sample`
-) -> dict: # a row
-    "Samples of a flow, measured: Frechet distances in pixels (or coordinates) and in features to the data, with mean NFE and costs."
-    each = {"seeds": options.pop("seeds", range(n)), "labels": options.pop("labels") if "labels" in options else mixture(net, data, n)}
-    draw = lambda i: sample(flow, net, min(batch, n - i), data.shape, solver=solver, device=device, **{k: v[i:i + batch] for k, v in each.items() if v is not None}, **options)
-    x, nfe, devices, solvers, precisions = _drawn(draw, range(0, n, batch), f"{system}, {solver or 'its own sampler'}" if progress else None)
-    if grid and main_process(): save_grid(x[:64], grid, rows=8)
-    cost = {"nfe": float(nfe.double().mean()), "device": devices[0], "sampled_in": precisions[0]}
-    if trained: cost |= {"images": trained.images, "minutes": round(trained.minutes, 3), "trained_in": trained.precision}
-    return row(system, distilled=distilled, solver=solvers[0], seed=seed, **cost, **judge(x, data, features), **{k: v for k, v in options.items() if k in ("rtol", "atol", "guidance")})
+    system: str,  # its name in the table
+    n: int = 2000,  # samples
+    distilled: bool = False,  # is it a student?
+    trained=None,  # what training cost: has .images, .minutes and .precision
+    seed: int = 0,
+    device=None,  # of the run, for the record; where to compute
+    solver: str = None,  # how to sample; None is the flow's own `sampler`
+    # the network of `feature_network`, for distance, precision and recall in its
+    # features
+    features=None,
+    grid=None,  # where to draw the first 64 pictures; None for nowhere
+    batch: int = 500,  # samples at a time
+    progress: bool = False,  # show a bar
+    **options,  # further options of `sample`
+) -> dict:  # a row
+    """Samples of a flow, measured: Frechet distances in pixels (or coordinates) and in
+    features to the data, with mean NFE and costs.
+    """
+    each = {
+        "seeds": options.pop("seeds", range(n)),
+        "labels": options.pop("labels")
+        if "labels" in options
+        else mixture(net, data, n),
+    }
+    draw = lambda i: sample(
+        flow,
+        net,
+        min(batch, n - i),
+        data.shape,
+        solver=solver,
+        device=device,
+        **{k: v[i : i + batch] for k, v in each.items() if v is not None},
+        **options,
+    )
+    x, nfe, devices, solvers, precisions = _drawn(
+        draw,
+        range(0, n, batch),
+        f"{system}, {solver or 'its own sampler'}" if progress else None,
+    )
+    if grid and main_process():
+        save_grid(x[:64], grid, rows=8)
+    cost = {
+        "nfe": float(nfe.double().mean()),
+        "device": devices[0],
+        "sampled_in": precisions[0],
+    }
+    if trained:
+        cost |= {
+            "images": trained.images,
+            "minutes": round(trained.minutes, 3),
+            "trained_in": trained.precision,
+        }
+    return row(
+        system,
+        distilled=distilled,
+        solver=solvers[0],
+        seed=seed,
+        **cost,
+        **judge(x, data, features),
+        **{k: v for k, v in options.items() if k in ("rtol", "atol", "guidance")},
+    )
 
 # %% ../nbs/43_records.ipynb #36dbf241
 def mixture(net, data, n):
-    "Labels for n samples that are to be measured: in the shares of the data, or else of those that the network has learnt; None where it knows no classes."
-    if getattr(net, "classes", 0) != len(data.shares) or not data.shares: return own_labels(net, n)
-    there, plain = tuple(data.names), tuple(map(str, range(len(data.shares))))
+    """Labels for n samples that are to be measured: in the shares of the data, or else
+    of those that the network has learnt; None where it knows no classes.
+    """
+    if getattr(net, "classes", 0) != len(data.shares) or not data.shares:
+        return own_labels(net, n)
+    there = tuple(data.names)
+    plain = tuple(map(str, range(len(data.shares))))
     learnt = tuple(getattr(net, "names", ())) or there
-    if {*learnt} == {*there}: return in_shares([data.shares[there.index(k)] for k in learnt], n)
-    if plain in (learnt, there): return in_shares(data.shares, n)                  # one of the two has no names, only numbers
-    raise ValueError(f"data: its classes are {', '.join(there)}, those of the network {', '.join(learnt)}; give data of these classes, or labels")
+    if {*learnt} == {*there}:
+        return in_shares([data.shares[there.index(k)] for k in learnt], n)
+    # one of the two has no names, only numbers
+    if plain in (learnt, there):
+        return in_shares(data.shares, n)
+    raise ValueError(
+        f"data: its classes are {', '.join(there)}, those of the network "
+        f"{', '.join(learnt)}; give data of these classes, or labels"
+    )
+
 
 def _drawn(draw, starts, name):
-    "Samples, evaluations, devices, solvers and precisions of all pieces, which the processes share."
-    def piece(i): return (out := draw(i)).x.cpu(), out.nfe.cpu(), device_name(out.x.device), out.solver, out.precision
+    """Samples, evaluations, devices, solvers and precisions of all pieces, which the
+    processes share.
+    """
+
+    def piece(i):
+        return (
+            (out := draw(i)).x.cpu(),
+            out.nfe.cpu(),
+            device_name(out.x.device),
+            out.solver,
+            out.precision,
+        )
+
     x, nfe, *told = zip(*together(piece, starts, name=name))
     return torch.cat(x), torch.cat(nfe), *told
 
 # %% ../nbs/43_records.ipynb #a62a8832
 def write_result(
-    folder, # of the run
-    rows:list, # of `row`
-    **story, # further facts of the run
+    folder,  # of the run
+    rows: list,  # of `row`
+    **story,  # further facts of the run
 ):
     "Write the run's result.json."
-    write_json({"run": Path(folder).name, "rows": rows, **story}, Path(folder)/"result.json")
+    write_json(
+        {"run": Path(folder).name, "rows": rows, **story}, Path(folder) / "result.json"
+    )
 
 # %% ../nbs/43_records.ipynb #46ec50d3
 def read_record(
-    path, # of a result.json
-) -> dict: # with `run`, `rows`, and further facts
+    path,  # of a result.json
+) -> dict:  # with `run`, `rows`, and further facts
     "One run's record, its rows checked; ValueError where it is none."
     try:
         record = json.loads(Path(path).read_text())
-        return record | {"folder": Path(path).parent, "rows": [{"run": record["run"], **row(**r)} for r in record["rows"]]}
-    except (ValueError, KeyError, TypeError) as e: raise ValueError(f"result: '{path}' is not a run's record ({e}); repair or remove it") from None
+        return record | {
+            "folder": Path(path).parent,
+            "rows": [{"run": record["run"], **row(**r)} for r in record["rows"]],
+        }
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(
+            f"result: '{path}' is not a run's record ({e}); repair or remove it"
+        ) from None
+
 
 def read_records(
-    folder, # of one run, or of many
-) -> list: # of `read_record`
+    folder,  # of one run, or of many
+) -> list:  # of `read_record`
     "The records of all runs in a folder and below it."
-    if not Path(folder).is_dir(): raise FileNotFoundError(f"folder: there is no folder '{folder}'; give that of a run, or of many")
-    return [read_record(path) for path in walk_files(folder, "folder") if path.name == "result.json"]
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(
+            f"folder: there is no folder '{folder}'; give that of a run, or of many"
+        )
+    return [
+        read_record(path)
+        for path in walk_files(folder, "folder")
+        if path.name == "result.json"
+    ]
 
-def read_results(folder) -> list: # rows, each with `run`
+
+def read_results(folder) -> list:  # rows, each with `run`
     "The rows of all runs in a folder and below it."
     return [r for record in read_records(folder) for r in record["rows"]]
 
 # %% ../nbs/43_records.ipynb #5775e44c
 class Results:
-    "The rows of a run, in its result.json as soon as they are measured; one that is there already is not measured again."
-    def __init__(self,
-        folder, # of the run
-        data, # what its flows should have learnt
-        **common, # options of every `evaluate`: n, seed, device, features
-    ):
-        self.folder, self.data, self.common, self.rows = Path(folder), data, common, []
-        path = self.folder/"result.json"
-        old = read_record(path) if path.exists() else {"rows": []}
-        self.facts = {k: v for k, v in old.items() if k not in ("run", "rows", "folder", "environment")}
-        whole = lambda r: "key" in r and (not r.get("grid") or (self.folder/r["grid"]).exists())
-        self.before = {r["key"]: {k: v for k, v in r.items() if k != "run"} for r in old["rows"] if whole(r)}
+    """The rows of a run, in its result.json as soon as they are measured; one that is
+    there already is not measured again.
+    """
 
-    def measure(self,
-        member, # with system, distilled, flow, net, trained
-        **how, # solver, nfe, tolerances
-    ) -> dict: # its row
+    def __init__(
+        self,
+        folder,  # of the run
+        data,  # what its flows should have learnt
+        **common,  # options of every `evaluate`: n, seed, device, features
+    ):
+        self.folder = Path(folder)
+        self.data = data
+        self.common = common
+        self.rows = []
+        path = self.folder / "result.json"
+        old = read_record(path) if path.exists() else {"rows": []}
+        self.facts = {
+            k: v
+            for k, v in old.items()
+            if k not in ("run", "rows", "folder", "environment")
+        }
+        whole = lambda r: (
+            "key" in r and (not r.get("grid") or (self.folder / r["grid"]).exists())
+        )
+        self.before = {
+            r["key"]: {k: v for k, v in r.items() if k != "run"}
+            for r in old["rows"]
+            if whole(r)
+        }
+
+    def measure(
+        self,
+        member,  # with system, distilled, flow, net, trained
+        **how,  # solver, nfe, tolerances
+    ) -> dict:  # its row
         key = self.key(member, how)
-        r = self.before.pop(key, None) or next((r for r in self.rows if r["key"] == key), None) or self.fresh(member, how) | {"key": key}
-        if r not in self.rows: self.rows.append(r)
+        r = (
+            self.before.pop(key, None)
+            or next((r for r in self.rows if r["key"] == key), None)
+            or self.fresh(member, how) | {"key": key}
+        )
+        if r not in self.rows:
+            self.rows.append(r)
         self.write()
         return r
 
 # %% ../nbs/43_records.ipynb #b8f0a306
 @patch
-def write(self:Results, **story):
-    "Write all rows, those of a run before this one that were not asked for yet among them."
-    if not main_process(): return
-    write_result(self.folder, [*self.rows, *self.before.values()], environment=environment(), **self.facts | story)
+def write(self: Results, **story):
+    """Write all rows, those of a run before this one that were not asked for yet among
+    them.
+    """
+    if not main_process():
+        return
+    write_result(
+        self.folder,
+        [*self.rows, *self.before.values()],
+        environment=environment(),
+        **self.facts | story,
+    )
 
 # %% ../nbs/43_records.ipynb #6499fd54
 @patch
-def key(self:Results, member, how):
+def key(self: Results, member, how):
     "What a row depends on, as 16 hexadecimal digits."
     common = {k: v for k, v in self.common.items() if k not in ("device", "features")}
-    judged = [getattr(self.common.get("features"), k, None) for k in ("code", "weights")]
-    what = [member.system, member.distilled, member.flow.describe(), net_digest(member.net, self.data.shape), self.data.digest(), common, judged, how]
+    judged = [
+        getattr(self.common.get("features"), k, None) for k in ("code", "weights")
+    ]
+    what = [
+        member.system,
+        member.distilled,
+        member.flow.describe(),
+        net_digest(member.net, self.data.shape),
+        self.data.digest(),
+        common,
+        judged,
+        how,
+    ]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
-@patch
-def fresh(self:Results, member, how):
-    "A row measured now; pictures leave a grid of 64 beside it."
-    name = re.sub("[^A-Za-z0-9.]+", "-", " ".join([member.system, *["distilled"]*member.distilled, how["solver"], str(how.get("nfe") or how.get("rtol") or "")])).strip("-")
-    grid = {"grid": f"grids/{name}.png"} if len(self.data.shape) == 3 else {}
-    if grid: (self.folder/"grids").mkdir(parents=True, exist_ok=True)
-    r = evaluate(member.flow, member.net, self.data, system=member.system, distilled=member.distilled, trained=member.trained,
-                 progress=True, **self.common, **how, **{k: self.folder/v for k, v in grid.items()})
-    return r | grid
 
 @patch
-def finish(self:Results, **story):
-    "The last writing, with facts of the whole run; rows of an earlier run that this one did not ask for are dropped."
+def fresh(self: Results, member, how):
+    "A row measured now; pictures leave a grid of 64 beside it."
+    name = re.sub(
+        "[^A-Za-z0-9.]+",
+        "-",
+        " ".join(
+            [
+                member.system,
+                *["distilled"] * member.distilled,
+                how["solver"],
+                str(how.get("nfe") or how.get("rtol") or ""),
+            ]
+        ),
+    ).strip("-")
+    grid = {"grid": f"grids/{name}.png"} if len(self.data.shape) == 3 else {}
+    if grid:
+        (self.folder / "grids").mkdir(parents=True, exist_ok=True)
+    r = evaluate(
+        member.flow,
+        member.net,
+        self.data,
+        system=member.system,
+        distilled=member.distilled,
+        trained=member.trained,
+        progress=True,
+        **self.common,
+        **how,
+        **{k: self.folder / v for k, v in grid.items()},
+    )
+    return r | grid
+
+
+@patch
+def finish(self: Results, **story):
+    """The last writing, with facts of the whole run; rows of an earlier run that this
+    one did not ask for are dropped.
+    """
     self.before = {}
     self.write(**story)
 
 # %% ../nbs/43_records.ipynb #abc86e50
-COLUMNS = ("system", "distilled", "solver", "nfe", "frechet", "samples", "images", "minutes", "seed")  # of a run's own table
+# of a run's own table
+COLUMNS = (
+    "system",
+    "distilled",
+    "solver",
+    "nfe",
+    "frechet",
+    "samples",
+    "images",
+    "minutes",
+    "seed",
+)
+
 
 def cell(
-    v, # the value
-    se:float=None, # its standard error: two digits of it are shown, and the value to as many places
+    v,  # the value
+    # its standard error: two digits of it are shown, and the value to as many places
+    se: float = None,
 ) -> str:
     "A value as a table shows it."
-    if v is None or v == "" or v != v: return "not measured"
+    if v is None or v == "" or v != v:
+        return "not measured"
     if se and math.isfinite(se):
         places = max(0, 1 - math.floor(math.log10(se)))
         return f"{v:,.{places}f} ± {se:,.{places}f}"
-    if isinstance(v, bool): return "yes" if v else "no"
-    if isinstance(v, int): return f"{v:,}"
-    return str(v) if isinstance(v, str) else f"{v:.4g}" if 10 <= abs(v) < 1e4 else f"{v:,.0f}" if abs(v) >= 1e4 else f"{v:.3g}"
+    if isinstance(v, bool):
+        return "yes" if v else "no"
+    if isinstance(v, int):
+        return f"{v:,}"
+    return (
+        str(v)
+        if isinstance(v, str)
+        else f"{v:.4g}"
+        if 10 <= abs(v) < 1e4
+        else f"{v:,.0f}"
+        if abs(v) >= 1e4
+        else f"{v:.3g}"
+    )
 
 # %% ../nbs/43_records.ipynb #4cbeb0d7
 class Table:
     "Rows under columns, shown by a notebook as a table."
-    def __init__(self, rows, columns): self.rows, self.columns = rows, columns
+
+    def __init__(self, rows, columns):
+        self.rows, self.columns = rows, columns
+
     def markdown(self):
         line = lambda cells: "| " + " | ".join(cells) + " |"
-        return "\n".join([line(self.columns), line(["---"]*len(self.columns)), *(line([cell(r.get(c)) for c in self.columns]) for r in self.rows)])
+        return "\n".join(
+            [
+                line(self.columns),
+                line(["---"] * len(self.columns)),
+                *(line([cell(r.get(c)) for c in self.columns]) for r in self.rows),
+            ]
+        )
+
     def csv(self):
         out = io.StringIO()
-        csv.writer(out).writerows([self.columns, *([r.get(c) for c in self.columns] for r in self.rows)])
+        csv.writer(out).writerows(
+            [self.columns, *([r.get(c) for c in self.columns] for r in self.rows)]
+        )
         return out.getvalue()
+
     _repr_markdown_ = markdown
 
-def table(rows:list, columns=COLUMNS) -> Table:
+
+def table(rows: list, columns=COLUMNS) -> Table:
     "A run's rows as a table."
     return Table(rows, columns)
 
 # %% ../nbs/43_records.ipynb #9b177578
 def cheapest(
-    rows:list, # of one system
-    within:float=.1, # of the least distance, as a share of it
-) -> dict: # one of the rows
-    "The row of fewest evaluations among those whose Frechet distance is near the least."
+    rows: list,  # of one system
+    within: float = 0.1,  # of the least distance, as a share of it
+) -> dict:  # one of the rows
+    """The row of fewest evaluations among those whose Frechet distance is near the
+    least.
+    """
     best = min(r["frechet"] for r in rows)
-    return min((r for r in rows if r["frechet"] <= (1 + within)*best), key=lambda r: r["nfe"])
+    return min(
+        (r for r in rows if r["frechet"] <= (1 + within) * best), key=lambda r: r["nfe"]
+    )
 
 # %% ../nbs/43_records.ipynb #fc4ab75d
 def published(
-    path=None, # None looks for published.csv here, in nbs/, and in the folders above
-) -> list: # rows: numbers as floats, None where the source gives none
+    path=None,  # None looks for published.csv here, in nbs/, and in the folders above
+) -> list:  # rows: numbers as floats, None where the source gives none
     "The published numbers, with their sources."
     here = Path.cwd()
-    places = [Path(path)] if path else [d/sub/"published.csv" for d in (here, *here.parents) for sub in (".", "nbs")]
+    places = (
+        [Path(path)]
+        if path
+        else [
+            d / sub / "published.csv"
+            for d in (here, *here.parents)
+            for sub in (".", "nbs")
+        ]
+    )
     found = next((p for p in places if p.is_file()), None)
-    if found is None: raise FileNotFoundError(f"path: no published.csv at '{path or here}'; run inside a checkout of the book, or give its path")
+    if found is None:
+        raise FileNotFoundError(
+            f"path: no published.csv at '{path or here}'; run inside a checkout of "
+            "the book, or give its path"
+        )
     number = lambda v: None if v == "" else float(v)
-    return [r | {k: number(r[k]) for k in ("nfe", "is", "fid", "recall", "bpd")} | {"distilled": r["distilled"] == "true"} for r in csv.DictReader(io.StringIO(found.read_text(encoding="utf-8")))]
+    return [
+        r
+        | {k: number(r[k]) for k in ("nfe", "is", "fid", "recall", "bpd")}
+        | {"distilled": r["distilled"] == "true"}
+        for r in csv.DictReader(io.StringIO(found.read_text(encoding="utf-8")))
+    ]
 
 # %% ../nbs/43_records.ipynb #7fad4ea8
-ADAPTIVE = ("rk45", "dopri5")  # solvers whose NFE is a result; that of the others is a choice
+# solvers whose NFE is a result; that of the others is a choice
+ADAPTIVE = ("rk45", "dopri5")
+
 
 def same_case(ours, theirs, dataset=None) -> bool:
-    "Is our row a measurement of what the published row reports, on its data set or on another?"
-    keys = ("system", "distilled", "solver") + (() if theirs["solver"] in ADAPTIVE else ("nfe",))
-    return all(ours[k] == theirs[k] for k in keys) and ours.get("dataset") in (None, dataset or theirs["dataset"])
+    """Is our row a measurement of what the published row reports, on its data set or on
+    another?
+    """
+    keys = ("system", "distilled", "solver") + (
+        () if theirs["solver"] in ADAPTIVE else ("nfe",)
+    )
+    return all(ours[k] == theirs[k] for k in keys) and ours.get("dataset") in (
+        None,
+        dataset or theirs["dataset"],
+    )
+
 
 def compare(
-    rows:list, # ours, all measured alike
-    published:list, # of `published`
-    dataset:str=None, # of ours, where it is not that of the paper
-    ours:tuple=("nfe", "is", "fid", "recall"), # columns of ours
+    rows: list,  # ours, all measured alike
+    published: list,  # of `published`
+    dataset: str = None,  # of ours, where it is not that of the paper
+    ours: tuple = ("nfe", "is", "fid", "recall"),  # columns of ours
 ) -> Table:
-    "Ours beside the published numbers: a line for each published row and each of our rows that measures the same."
-    numbers, what = ("nfe", "is", "fid", "recall"), ("system", "distilled", "solver", "dataset", "source")
-    lines = [{k: p[k] for k in what} | {f"{k} (paper)": p[k] for k in numbers} | {k: r.get(k) for k in (*ours, "run")}
-             for p in published for r in ([r for r in rows if same_case(r, p, dataset)] or [{}])]
-    return Table(lines, (*what[:3], *([] if dataset else ["dataset"]), *(f"{k} (paper)" for k in numbers), *ours, "run", "source"))
+    """Ours beside the published numbers: a line for each published row and each of our
+    rows that measures the same.
+    """
+    numbers = ("nfe", "is", "fid", "recall")
+    what = ("system", "distilled", "solver", "dataset", "source")
+    lines = [
+        {k: p[k] for k in what}
+        | {f"{k} (paper)": p[k] for k in numbers}
+        | {k: r.get(k) for k in (*ours, "run")}
+        for p in published
+        for r in ([r for r in rows if same_case(r, p, dataset)] or [{}])
+    ]
+    return Table(
+        lines,
+        (
+            *what[:3],
+            *([] if dataset else ["dataset"]),
+            *(f"{k} (paper)" for k in numbers),
+            *ours,
+            "run",
+            "source",
+        ),
+    )

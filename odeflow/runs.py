@@ -25,23 +25,37 @@ from .distributed import device_name, main_process, wait
 
 # %% ../nbs/04_runs.ipynb #02453975
 class WriteError(OSError):
-    "What could not be written and why, in one sentence; `errno` and `strerror` are the system's."
-    intact = "" # what is still there, where the writer knows
+    """What could not be written and why, in one sentence; `errno` and `strerror` are
+    the system's.
+    """
+
+    intact = ""  # what is still there, where the writer knows
+
     def __str__(self):
-        full = {errno.ENOSPC: "free some space", getattr(errno, "EDQUOT", None): "free some space", errno.EFBIG: "raise the limit on the size of files"}
+        full = {
+            errno.ENOSPC: "free some space",
+            getattr(errno, "EDQUOT", None): "free some space",
+            errno.EFBIG: "raise the limit on the size of files",
+        }
         return f"out: '{self.filename}' cannot be written ({self.strerror}); {full.get(self.errno, 'make its folder writable')} and give the same command again{self.intact}"
+
 
 @contextmanager
 def writing(path):
     "What goes wrong while a file is written becomes one sentence."
-    try: yield
-    except WriteError: raise
-    except OSError as e: raise WriteError(e.errno, e.strerror or str(e), str(path)) from None
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as e:
+        raise WriteError(e.errno, e.strerror or str(e), str(path)) from None
 
 # %% ../nbs/04_runs.ipynb #247b2e34
 @contextmanager
 def replacing(path):
-    "A temporary path to write to; it becomes `path` when all went well, and is removed when not."
+    """A temporary path to write to; it becomes `path` when all went well, and is
+    removed when not.
+    """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing(path):
@@ -49,14 +63,17 @@ def replacing(path):
             yield part
             os.replace(part, path)
         finally:
-            with suppress(OSError): part.unlink()
+            with suppress(OSError):
+                part.unlink()
 
 # %% ../nbs/04_runs.ipynb #3877610e
 def write_atomic(
-    path, # the file
-    blob:bytes, # its content
+    path,  # the file
+    blob: bytes,  # its content
 ):
-    "Write a file under a temporary name, then rename it: a reader never sees half of it."
+    """Write a file under a temporary name, then rename it: a reader never sees half of
+    it.
+    """
     with replacing(path) as part, open(part, "wb") as f:
         f.write(blob)
         f.flush()
@@ -64,9 +81,12 @@ def write_atomic(
 
 # %% ../nbs/04_runs.ipynb #c5419c35
 def _plain(x):
-    if isinstance(x, dict): return {k: _plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
+    if isinstance(x, dict):
+        return {k: _plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_plain(v) for v in x]
     return None if isinstance(x, float) and not math.isfinite(x) else x
+
 
 def write_json(obj, path):
     "Write JSON, whole or not at all; numbers that are not finite become null."
@@ -74,11 +94,13 @@ def write_json(obj, path):
 
 # %% ../nbs/04_runs.ipynb #f1908e29
 def state_digest(
-    state:dict, # name -> tensor
-) -> str: # 16 hexadecimal digits
+    state: dict,  # name -> tensor
+) -> str:  # 16 hexadecimal digits
     "A digest of weights, to tell whose they are."
     h = hashlib.sha256()
-    for k, v in state.items(): h.update(k.encode()); h.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for k, v in state.items():
+        h.update(k.encode())
+        h.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()[:16]
 
 # %% ../nbs/04_runs.ipynb #cbe54de9
@@ -88,9 +110,11 @@ def sha16(path) -> str:
 
 # %% ../nbs/04_runs.ipynb #dd2ecac2
 def apart(
-    state:dict, # name -> tensor
-) -> dict: # likewise, on the CPU
-    "Tensors each in memory of its own, as safetensors writes them; tied weights are written twice."
+    state: dict,  # name -> tensor
+) -> dict:  # likewise, on the CPU
+    """Tensors each in memory of its own, as safetensors writes them; tied weights are
+    written twice.
+    """
     seen, out = set(), {}
     for k, v in state.items():
         v = v.detach().cpu().contiguous()
@@ -101,47 +125,63 @@ def apart(
 
 # %% ../nbs/04_runs.ipynb #b776c4cc
 def save_state(
-    path, # the file
-    tensors:dict, # name -> tensor
-    **meta, # anything that JSON can hold
+    path,  # the file
+    tensors: dict,  # name -> tensor
+    **meta,  # anything that JSON can hold
 ):
     "Write tensors and facts as one file, whole or not at all."
     tensors = apart(tensors)
     meta = json.dumps(meta)
-    write_atomic(path, save(tensors, metadata={"meta": meta, "digest": _digest(meta, tensors)}))
+    write_atomic(
+        path, save(tensors, metadata={"meta": meta, "digest": _digest(meta, tensors)})
+    )
+
 
 def _digest(meta, tensors):
     h = hashlib.sha256(meta.encode())
-    for k, v in sorted(tensors.items()): h.update(repr((k, v.dtype, tuple(v.shape))).encode()); h.update(v.reshape(-1).view(torch.uint8).numpy())
+    for k, v in sorted(tensors.items()):
+        h.update(repr((k, v.dtype, tuple(v.shape))).encode())
+        h.update(v.reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()
 
 # %% ../nbs/04_runs.ipynb #a978078e
 def load_state(
-    path, # a file of `save_state`
-) -> tuple: # the tensors and the facts
+    path,  # a file of `save_state`
+) -> tuple:  # the tensors and the facts
     "Read what `save_state` wrote; ValueError when the file is damaged."
     try:
-        with safe_open(path, "pt") as f: meta, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
-        if _digest(meta["meta"], tensors) != meta["digest"]: raise ValueError("its contents do not match their digest")
+        with safe_open(path, "pt") as f:
+            meta = f.metadata()
+            tensors = {k: f.get_tensor(k) for k in f.keys()}
+        if _digest(meta["meta"], tensors) != meta["digest"]:
+            raise ValueError("its contents do not match their digest")
         return tensors, json.loads(meta["meta"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e: raise ValueError(f"checkpoint: '{Path(path).name}' is damaged: {e}") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"checkpoint: '{Path(path).name}' is damaged: {e}") from None
 
 # %% ../nbs/04_runs.ipynb #77e1f57d
 def newest_state(
-    folder, # where `step-*.safetensors` lie
-): # (path, tensors, facts), or None where there is no checkpoint
+    folder,  # where `step-*.safetensors` lie
+):  # (path, tensors, facts), or None where there is no checkpoint
     "The newest checkpoint that is whole; a damaged one is named and passed over."
     paths = sorted(Path(folder).glob("step-*.safetensors"), reverse=True)
     for path in paths:
-        try: return path, *load_state(path)
-        except ValueError as e: print(f"{e}; trying the one before it", file=sys.stderr)
-    if paths: raise ValueError(f"state: none of the {len(paths)} checkpoints in '{folder}' can be read; start again in another folder")
+        try:
+            return path, *load_state(path)
+        except ValueError as e:
+            print(f"{e}; trying the one before it", file=sys.stderr)
+    if paths:
+        raise ValueError(
+            f"state: none of the {len(paths)} checkpoints in '{folder}' can be read; "
+            "start again in another folder"
+        )
 
 # %% ../nbs/04_runs.ipynb #4773927f
-def write_tensors(tensors:dict, path):
+def write_tensors(tensors: dict, path):
     "Write tensors to a file, whole or not at all."
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, save({k: v.cpu().contiguous() for k, v in tensors.items()}))
+
 
 def read_tensors(path, device="cpu") -> dict:
     "Tensors from a file."
@@ -149,56 +189,95 @@ def read_tensors(path, device="cpu") -> dict:
 
 # %% ../nbs/04_runs.ipynb #d12e232f
 def remembered(
-    name:str, # of the data, for messages
-    path:Path, # of the file
-    read, # `read(path)` gives what is in it
-    make, # `make()` works it out
-    write, # `write(it, path)`
+    name: str,  # of the data, for messages
+    path: Path,  # of the file
+    read,  # `read(path)` gives what is in it
+    make,  # `make()` works it out
+    write,  # `write(it, path)`
 ):
-    "What the file holds; where there is none, or it is damaged, worked out and written."
-    try: return read(path)
-    except FileNotFoundError: pass                                           # none yet
-    except (OSError, SafetensorError, KeyError, ValueError) as e: print(f"statistics: '{path}' is damaged ({e}); they are worked out again", file=sys.stderr)
+    """What the file holds; where there is none, or it is damaged, worked out and
+    written.
+    """
+    try:
+        return read(path)
+    except FileNotFoundError:
+        pass  # none yet
+    except (OSError, SafetensorError, KeyError, ValueError) as e:
+        print(
+            f"statistics: '{path}' is damaged ({e}); they are worked out again",
+            file=sys.stderr,
+        )
     it = make()
-    try: write(it, path)
-    except OSError as e: print(f"the statistics of {name} cannot be remembered in '{path.parent}' ({e.strerror}); ODEFLOW_DATA names another place", file=sys.stderr)
+    try:
+        write(it, path)
+    except OSError as e:
+        print(
+            f"the statistics of {name} cannot be remembered in '{path.parent}' "
+            f"({e.strerror}); ODEFLOW_DATA names another place",
+            file=sys.stderr,
+        )
     return it
 
 # %% ../nbs/04_runs.ipynb #f82392e7
 def claim_folder(
-    out, # the run's folder
-    resume:bool, # may it hold a run already?
+    out,  # the run's folder
+    resume: bool,  # may it hold a run already?
 ) -> Path:
-    "The run's folder, made and tried by the process that writes, or one clear sentence why not."
+    """The run's folder, made and tried by the process that writes, or one clear
+    sentence why not.
+    """
     out = Path(out)
-    if main_process(): _try_folder(out, resume)
+    if main_process():
+        _try_folder(out, resume)
     wait()
     return out
 
+
 def _try_folder(out, resume):
     try:
-        (out/"state").mkdir(parents=True, exist_ok=True)
-        for part in (*out.glob(".*.part"), *(out/"state").glob(".step-*.part")): part.unlink(missing_ok=True)    # of a process that was killed
-        (probe := out/"state"/".probe").write_bytes(b"")
+        (out / "state").mkdir(parents=True, exist_ok=True)
+        # of a process that was killed
+        for part in (*out.glob(".*.part"), *(out / "state").glob(".step-*.part")):
+            part.unlink(missing_ok=True)
+        (probe := out / "state" / ".probe").write_bytes(b"")
         probe.unlink(missing_ok=True)
-    except OSError as e: raise PermissionError(f"out: '{out}' cannot be written ({e.strerror}); give a folder that can") from None
-    if not resume and any((out/"state").glob("step-*")):
-        raise FileExistsError(f"out: '{out}' holds a run already; continue it with resume=True, or give another folder")
+    except OSError as e:
+        raise PermissionError(
+            f"out: '{out}' cannot be written ({e.strerror}); give a folder that can"
+        ) from None
+    if not resume and any((out / "state").glob("step-*")):
+        raise FileExistsError(
+            f"out: '{out}' holds a run already; continue it with resume=True, or "
+            "give another folder"
+        )
 
 # %% ../nbs/04_runs.ipynb #1480d602
 def environment() -> dict:
     "Versions, device and threads, for a run's config.json."
-    return {"python": platform.python_version(), "odeflow": odeflow.__version__, **{p: version(p) for p in ("torch", "torchdiffeq", "accelerate", "numpy")},
-            "system": platform.system(), "device": device_name(), "threads": torch.get_num_threads()}
+    return {
+        "python": platform.python_version(),
+        "odeflow": odeflow.__version__,
+        **{p: version(p) for p in ("torch", "torchdiffeq", "accelerate", "numpy")},
+        "system": platform.system(),
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+    }
 
 # %% ../nbs/04_runs.ipynb #456c48c5
 @contextmanager
 def stop_signals():
-    "SIGTERM and Ctrl-C set a flag instead of ending the process; yields the list that holds the signal."
+    """SIGTERM and Ctrl-C set a flag instead of ending the process; yields the list that
+    holds the signal.
+    """
     got, old = [], {}
     for s in (signal.SIGTERM, signal.SIGINT):
-        try: old[s] = signal.signal(s, lambda s, frame: got.append(s))
-        except ValueError: pass          # not in the main thread: signals are not ours to take
-    try: yield got
+        try:
+            old[s] = signal.signal(s, lambda s, frame: got.append(s))
+        # not in the main thread: signals are not ours to take
+        except ValueError:
+            pass
+    try:
+        yield got
     finally:
-        for s, handler in old.items(): signal.signal(s, handler)
+        for s, handler in old.items():
+            signal.signal(s, handler)

@@ -26,86 +26,153 @@ from .flow import expand, flat, Flow, onto, Rng, sample_seeds
 
 # %% ../nbs/01_sampling.ipynb #28145090
 def check_labels(
-    labels, # (n,) integers, or one for all
-    n:int, # samples
-    classes:int=None, # that the network knows; None where it does not say
-) -> Tensor: # (n,) int64
-    "Labels, one a sample: 0 to classes - 1, or -1 for none; one sentence where they are not."
+    labels,  # (n,) integers, or one for all
+    n: int,  # samples
+    classes: int = None,  # that the network knows; None where it does not say
+) -> Tensor:  # (n,) int64
+    """Labels, one a sample: 0 to classes - 1, or -1 for none; one sentence where they
+    are not.
+    """
     y = torch.as_tensor(labels)
-    if y.is_floating_point() or y.dtype == torch.bool: raise ValueError(f"labels: of type {y.dtype}; give integers")
-    if classes == 0: raise ValueError("labels: given to a model that knows no classes; leave them out, or take a model trained with classes=True")
-    if y.ndim and y.shape != (n,): raise ValueError(f"labels: {len(y)} given for {n} samples; give one a sample")
+    if y.is_floating_point() or y.dtype == torch.bool:
+        raise ValueError(f"labels: of type {y.dtype}; give integers")
+    if classes == 0:
+        raise ValueError(
+            "labels: given to a model that knows no classes; leave them out, or take "
+            "a model trained with classes=True"
+        )
+    if y.ndim and y.shape != (n,):
+        raise ValueError(f"labels: {len(y)} given for {n} samples; give one a sample")
     bad = y[(y < -1) | (y >= classes if classes else y < -1)]
-    if bad.numel(): raise ValueError(f"labels: {int(bad.flatten()[0])} is not a class; give " + (f"0 to {classes - 1}" if classes else "0 or more") + ", or -1 for none")
+    if bad.numel():
+        raise ValueError(
+            f"labels: {int(bad.flatten()[0])} is not a class; give "
+            + (f"0 to {classes - 1}" if classes else "0 or more")
+            + ", or -1 for none"
+        )
     return y.long().expand(n)
 
 # %% ../nbs/01_sampling.ipynb #df9d0502
 class Field:
-    "A flow and its network as $v(x, t)$ for a batch of n samples, counting network evaluations (NFE) sample by sample."
-    def __init__(self,
-        flow:Flow, # the system
-        net, # `net(x, c)`, or `net(x, c, y)` where labels are given
-        n:int, # samples in the batch
-        labels:Tensor=None, # (n,) class of each sample, -1 for none
-        guidance:float=1., # 1: the conditional model; above 1: away from the unconditional one
-        reverse:bool=False, device="cpu", # run the clock backwards, from data to prior; where the counts are
-        precision:str="float32", compile:bool=False, # what the network computes in, of `PRECISIONS`; by torch.compile
-    ):
-        if guidance != 1 and labels is None: raise ValueError(f"guidance: {guidance} needs labels; give labels=... or leave guidance at 1")
-        self.flow, self.net, self.guidance, self.reverse, self.compile = flow, net, guidance, reverse, compile
-        self.precision, self.call = known_precision(precision), compiled(net) if compile else net
-        self.labels = None if labels is None else check_labels(labels, n, getattr(net, "classes", None)).to(device)
-        self.index, self.nfe, self.path = torch.arange(n, device=device), torch.zeros(n, dtype=torch.long, device=device), None
-        self.cost, self.dtype = 1 if guidance == 1 else 2, next((p.dtype for p in getattr(net, "parameters", list)()), None)
+    """A flow and its network as $v(x, t)$ for a batch of n samples, counting network
+    evaluations (NFE) sample by sample.
+    """
 
-    def __call__(self,
-        x:Tensor, # (B, *shape) states of the samples that this field covers
-        t, # (B,), or one clock reading for all
-    ) -> Tensor: # (B, *shape) velocity
-        if not x.is_floating_point(): raise TypeError(f"x0: states of type {x.dtype} cannot move; give floats (pictures as numbers in [-1, 1])")
+    def __init__(
+        self,
+        flow: Flow,  # the system
+        net,  # `net(x, c)`, or `net(x, c, y)` where labels are given
+        n: int,  # samples in the batch
+        labels: Tensor = None,  # (n,) class of each sample, -1 for none
+        # 1: the conditional model; above 1: away from the unconditional one
+        guidance: float = 1.0,
+        # run the clock backwards, from data to prior; where the counts are
+        reverse: bool = False,
+        device="cpu",
+        # what the network computes in, of `PRECISIONS`; by torch.compile
+        precision: str = "float32",
+        compile: bool = False,
+    ):
+        if guidance != 1 and labels is None:
+            raise ValueError(
+                f"guidance: {guidance} needs labels; give labels=... or leave "
+                "guidance at 1"
+            )
+        self.flow = flow
+        self.net = net
+        self.guidance = guidance
+        self.reverse = reverse
+        self.compile = compile
+        self.precision = known_precision(precision)
+        self.call = compiled(net) if compile else net
+        self.labels = (
+            None
+            if labels is None
+            else check_labels(labels, n, getattr(net, "classes", None)).to(device)
+        )
+        self.index = torch.arange(n, device=device)
+        self.nfe = torch.zeros(n, dtype=torch.long, device=device)
+        self.path = None
+        self.cost = 1 if guidance == 1 else 2
+        self.dtype = next((p.dtype for p in getattr(net, "parameters", list)()), None)
+
+    def __call__(
+        self,
+        x: Tensor,  # (B, *shape) states of the samples that this field covers
+        t,  # (B,), or one clock reading for all
+    ) -> Tensor:  # (B, *shape) velocity
+        if not x.is_floating_point():
+            raise TypeError(
+                f"x0: states of type {x.dtype} cannot move; give floats (pictures as "
+                "numbers in [-1, 1])"
+            )
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
         return self.flow.velocity(self.counted, x, t)
 
 # %% ../nbs/01_sampling.ipynb #e15be913
 PRECISIONS = ("float32", "tf32", "bf16")  # what a network computes in
-FINE = 1e-4                               # the largest tolerance that calls for float32
+FINE = 1e-4  # the largest tolerance that calls for float32
+
 
 def known_precision(name):
     "The name, if it is one of `PRECISIONS`."
-    if name not in PRECISIONS: raise ValueError(f"precision: {name!r} is not one of {', '.join(PRECISIONS)}")
+    if name not in PRECISIONS:
+        raise ValueError(f"precision: {name!r} is not one of {', '.join(PRECISIONS)}")
     return name
 
 # %% ../nbs/01_sampling.ipynb #28411cc1
 @contextmanager
 def tf32(
-    on:bool, # round the factors of products to 11 bits, where a GPU can?
+    on: bool,  # round the factors of products to 11 bits, where a GPU can?
 ):
-    "Matrix products and convolutions of float32 tensors, rounded or not, whatever is allowed outside."
+    """Matrix products and convolutions of float32 tensors, rounded or not, whatever is
+    allowed outside.
+    """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    def put(products, convolutions): torch.set_float32_matmul_precision(products); torch.backends.cudnn.allow_tf32 = convolutions
+
+    def put(products, convolutions):
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
     put("high" if on else "highest", on)
-    try: yield
-    finally: put(*before)
+    try:
+        yield
+    finally:
+        put(*before)
+
 
 @contextmanager
 def computing(
-    precision:str, # of `PRECISIONS`
-    device:torch.device, # where
+    precision: str,  # of `PRECISIONS`
+    device: torch.device,  # where
 ):
     "What a network computes in."
-    with tf32(precision != "float32"), torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext(): yield
+    with (
+        tf32(precision != "float32"),
+        torch.autocast(device.type, torch.bfloat16)
+        if precision == "bf16"
+        else nullcontext(),
+    ):
+        yield
 
 # %% ../nbs/01_sampling.ipynb #8e07c039
 def fine_enough(
-    precision:str, # asked for
-    solver:str, # its name
-    rtol:float, atol:float, # its tolerances
-) -> str: # the precision to compute in
-    "`float32` in place of `tf32`, and ValueError for `bf16`, where an adaptive solver is to be finer than their rounding."
+    precision: str,  # asked for
+    solver: str,  # its name
+    rtol: float,
+    atol: float,  # its tolerances
+) -> str:  # the precision to compute in
+    """`float32` in place of `tf32`, and ValueError for `bf16`, where an adaptive solver
+    is to be finer than their rounding.
+    """
     fine = is_adaptive(solver) and max(rtol, atol) <= FINE
     if fine and precision == "bf16":
-        raise ValueError(f"precision: 'bf16' with {solver} at a tolerance of {max(rtol, atol):g}, finer than its rounding; "
-                         f"give 'float32', a tolerance above {FINE:g}, or a solver of fixed steps such as 'heun'")
+        raise ValueError(
+            f"precision: 'bf16' with {solver} at a tolerance of {max(rtol, atol):g}, "
+            "finer than its rounding; "
+            f"give 'float32', a tolerance above {FINE:g}, or a solver of fixed steps "
+            "such as 'heun'"
+        )
     return "float32" if fine else precision
 
 # %% ../nbs/01_sampling.ipynb #74f21fc5
@@ -113,16 +180,18 @@ def compiled(net):
     "The network by torch.compile, a program for each size of batch."
     return torch.compile(net, dynamic=False)
 
+
 def program_size(
-    n:int, # samples
-) -> int: # n or more
+    n: int,  # samples
+) -> int:  # n or more
     "The size of batch that a compiled network is given: a power of two, 16 or more."
     return 1 << max(4, (n - 1).bit_length())
 
+
 def padded(
-    a:Tensor, # (n, ...)
-    size:int, # of a batch
-) -> Tensor: # (m, ...), m the next multiple of that
+    a: Tensor,  # (n, ...)
+    size: int,  # of a batch
+) -> Tensor:  # (m, ...), m the next multiple of that
     "Rows filled up with zeros."
     k = -len(a) % size
     return torch.cat([a, a.new_zeros(k, *a.shape[1:])]) if k else a
@@ -130,82 +199,126 @@ def padded(
 # %% ../nbs/01_sampling.ipynb #8dfb7a3c
 CPU_PIECE = 2**16  # numbers of state that a network on a CPU is handed at a time
 
+
 def check_answer(said, x, extra):
-    "A network's answer to states x; ValueError where it has another shape, which would be broadcast."
-    want = (*x.shape[:1], x.shape[1] + extra, *x.shape[2:]) if extra and x.ndim > 1 else x.shape
-    if said.shape != want: raise ValueError(f"net: it answers {tuple(said.shape)} to states of shape {tuple(x.shape)}; this flow needs {tuple(want)}")
+    """A network's answer to states x; ValueError where it has another shape, which
+    would be broadcast.
+    """
+    want = (
+        (*x.shape[:1], x.shape[1] + extra, *x.shape[2:])
+        if extra and x.ndim > 1
+        else x.shape
+    )
+    if said.shape != want:
+        raise ValueError(
+            f"net: it answers {tuple(said.shape)} to states of shape "
+            f"{tuple(x.shape)}; this flow needs {tuple(want)}"
+        )
     return said
 
 # %% ../nbs/01_sampling.ipynb #ee070021
 @patch
-def counted(self:Field, x, c):
+def counted(self: Field, x, c):
     "The network, with labels and guidance, counted for each sample."
     self.nfe[self.index] += self.cost
-    args = [a.to(self.dtype or a.dtype) for a in (x, c)] + ([] if self.labels is None else [self.labels[self.index]])
-    size = max(1, CPU_PIECE//math.prod(x.shape[1:]) if x.device.type == "cpu" else len(x))
-    if self.compile: args = [padded(a.contiguous(), size := program_size(min(size, len(x)))) for a in args]
-    with computing(self.precision, x.device): out = [self.guided(*part) for part in zip(*(a.split(size) for a in args))]
+    args = [a.to(self.dtype or a.dtype) for a in (x, c)] + (
+        [] if self.labels is None else [self.labels[self.index]]
+    )
+    size = max(
+        1, CPU_PIECE // math.prod(x.shape[1:]) if x.device.type == "cpu" else len(x)
+    )
+    if self.compile:
+        args = [
+            padded(a.contiguous(), size := program_size(min(size, len(x))))
+            for a in args
+        ]
+    with computing(self.precision, x.device):
+        out = [self.guided(*part) for part in zip(*(a.split(size) for a in args))]
     out = out[0] if len(out) == 1 else torch.cat(out)
-    return check_answer(out[:len(x)], x, self.flow.extra).to(x.dtype)
+    return check_answer(out[: len(x)], x, self.flow.extra).to(x.dtype)
+
 
 @patch
-def guided(self:Field, x, c, *y):
-    "$u+w\\,(u_y-u)$, or plainly what the network says where the scale w is 1 (Ho and Salimans 2022, eq. 6, whose w is ours less 1)."
+def guided(self: Field, x, c, *y):
+    """$u+w\\,(u_y-u)$, or plainly what the network says where the scale w is 1 (Ho and
+    Salimans 2022, eq. 6, whose w is ours less 1).
+    """
     out = self.call(x, c, *y)
-    if self.guidance == 1: return out
+    if self.guidance == 1:
+        return out
     plain = self.call(x, c, torch.full_like(*y, -1))
-    return plain + self.guidance*(out - plain)
+    return plain + self.guidance * (out - plain)
 
 # %% ../nbs/01_sampling.ipynb #8ebee1ab
 @patch
-def rows(self:Field, index):
+def rows(self: Field, index):
     "The same field for some of its samples; both count into one place."
     sub = copy.copy(self)
     sub.index = self.index[index]
     return sub
 
+
 @patch
-def times(self:Field, steps):
-    "The flow's grid of `steps` steps, in the direction in which this field is run; on CUDA, one copy for all steps."
+def times(self: Field, steps):
+    """The flow's grid of `steps` steps, in the direction in which this field is run; on
+    CUDA, one copy for all steps.
+    """
     ts = self.flow.times(steps)
     ts = ts.flip(0) if self.reverse else ts
-    return onto(ts, self.index.device) if self.index.device.type == "cuda" else ts          # Apple's device has no float64
+    # Apple's device has no float64
+    return onto(ts, self.index.device) if self.index.device.type == "cuda" else ts
+
 
 @patch(as_prop=True)
-def span(self:Field):
+def span(self: Field):
     "The clock's two ends, in the direction in which this field is run."
     return self.flow.clock[::-1] if self.reverse else self.flow.clock
 
+
 @patch
-def save(self:Field, t0, x0, t1, x1, v0=None, v1=None):
+def save(self: Field, t0, x0, t1, x1, v0=None, v1=None):
     "Called by a solver after each step that it keeps."
-    if self.path is not None: self.path.add(self.index, t0, x0, t1, x1, v0, v1)
+    if self.path is not None:
+        self.path.add(self.index, t0, x0, t1, x1, v0, v1)
 
 # %% ../nbs/01_sampling.ipynb #4a79d153
 @patch
-def affords(self:Field, nfe):
-    "How many evaluations of the field `nfe` evaluations of the network pay for, after those of `finish`; ValueError where not even one."
-    final, guided = 0 if self.reverse else self.flow.final_nfe, " under guidance"*(self.cost > 1)
-    if nfe < (least := self.cost*(1 + final)): raise ValueError(f"nfe: {nfe} is too few; {type(self.flow).__name__}{guided} needs {least} or more")
-    return nfe//self.cost - final
+def affords(self: Field, nfe):
+    """How many evaluations of the field `nfe` evaluations of the network pay for, after
+    those of `finish`; ValueError where not even one.
+    """
+    final = 0 if self.reverse else self.flow.final_nfe
+    guided = " under guidance" * (self.cost > 1)
+    if nfe < (least := self.cost * (1 + final)):
+        raise ValueError(
+            f"nfe: {nfe} is too few; {type(self.flow).__name__}{guided} needs "
+            f"{least} or more"
+        )
+    return nfe // self.cost - final
 
 # %% ../nbs/01_sampling.ipynb #421c1a68
 SOLVERS = {}
 
+
 def solver(
-    name:str, # the name that `sample(solver=...)` takes
-    adaptive:bool=False, # does it choose its steps by tolerances?
+    name: str,  # the name that `sample(solver=...)` takes
+    adaptive: bool = False,  # does it choose its steps by tolerances?
 ):
     "Decorator: register `f(field, x, *, nfe, rtol, atol, rng) -> (x, t)` as a solver."
+
     def register(f):
         SOLVERS[name], f.adaptive = f, adaptive
         return f
+
     return register
+
 
 def get_solver(name):
     "The solver of that name; ValueError lists them all."
-    if name not in SOLVERS: raise ValueError(f"solver: {name!r} is not one of {', '.join(sorted(SOLVERS))}")
+    if name not in SOLVERS:
+        raise ValueError(f"solver: {name!r} is not one of {', '.join(sorted(SOLVERS))}")
     return SOLVERS[name]
+
 
 def is_adaptive(name) -> bool:
     "Does the solver of that name choose its steps by tolerances?"
@@ -218,342 +331,553 @@ def euler(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
     ts = field.times(100 if nfe is None else nfe)
     for t, s in zip(ts[:-1], ts[1:]):
         v = field(x, t)
-        new = x + (s - t).to(x.dtype)*v
+        new = x + (s - t).to(x.dtype) * v
         field.save(t, x, s, new, v)
         x = new
     return x, ts[-1].expand(len(x))
 
 # %% ../nbs/01_sampling.ipynb #b3d908b1
-NOISE = 3_999_999_999  # the seed of a stochastic solver's noise where none is given: no sample's, so that it does not repeat the starts
+# the seed of a stochastic solver's noise where none is given: no sample's, so that it
+# does not repeat the starts
+NOISE = 3_999_999_999
+
 
 @patch
-def suits(self:Flow,
-    solver:str, # its name
-    nfe:int, # evaluations of the field, or None
-    reverse:bool, # from data to prior
+def suits(
+    self: Flow,
+    solver: str,  # its name
+    nfe: int,  # evaluations of the field, or None
+    reverse: bool,  # from data to prior
 ):
     "ValueError where this flow cannot be run so; most can be run in any way."
 
 # %% ../nbs/01_sampling.ipynb #ae0e0cde
 def own_sampler(
-    field, # a `Field`, or what else has its `flow`, `cost` and `affords`
+    field,  # a `Field`, or what else has its `flow`, `cost` and `affords`
     *,
-    solver:str=None, nfe:int=None, rtol:float=None, atol:float=None, # what is asked for; None: it is not
-) -> dict: # solver, nfe (evaluations of the field, or None), rtol, atol
+    # what is asked for; None: it is not
+    solver: str = None,
+    nfe: int = None,
+    rtol: float = None,
+    atol: float = None,
+) -> dict:  # solver, nfe (evaluations of the field, or None), rtol, atol
     "What was asked for, completed by the flow's own `sampler`."
     own, name = field.flow.sampler, solver
     given = {k: v for k, v in dict(rtol=rtol, atol=atol).items() if v is not None}
     for k, v in given.items():
-        if not 0 <= v < math.inf: raise ValueError(f"{k}: {v} is no tolerance; give a number of 0 or more")
+        if not 0 <= v < math.inf:
+            raise ValueError(f"{k}: {v} is no tolerance; give a number of 0 or more")
     if solver is None and nfe is None and not given:
-        name, nfe, given = own["solver"], own.get("nfe", 0)*field.cost or None, {k: own[k] for k in ("rtol", "atol") if k in own}
+        name = own["solver"]
+        nfe = own.get("nfe", 0) * field.cost or None
+        given = {k: own[k] for k in ("rtol", "atol") if k in own}
     elif solver is None and given and "nfe" in own:
-        raise ValueError(f"{[*given][0]}: this {type(field.flow).__name__} is sampled by {own['solver']!r}, which has no tolerance; give solver='rk45' with it, or nfe")
-    elif solver is None: name = own["solver"] if given or nfe is None or "nfe" in own else "heun"
-    steps, how = None if nfe is None else field.affords(nfe), dict(rtol=1e-5, atol=1e-5) | given
-    if how["rtol"] == how["atol"] == 0: raise ValueError("rtol: 0 with atol 0 allows no error at all; give one of them")
+        raise ValueError(
+            f"{[*given][0]}: this {type(field.flow).__name__} is sampled by "
+            f"{own['solver']!r}, which has no tolerance; give solver='rk45' with it, "
+            "or nfe"
+        )
+    elif solver is None:
+        name = own["solver"] if given or nfe is None or "nfe" in own else "heun"
+    steps = None if nfe is None else field.affords(nfe)
+    how = dict(rtol=1e-5, atol=1e-5) | given
+    if how["rtol"] == how["atol"] == 0:
+        raise ValueError("rtol: 0 with atol 0 allows no error at all; give one of them")
     name = "euler" if solver is None and name == "heun" and steps == 1 else name
     field.flow.suits(name, steps, getattr(field, "reverse", False))
     return dict(solver=name, nfe=steps, **how)
 
 # %% ../nbs/01_sampling.ipynb #fa375a9a
 def check_arrived(
-    x:Tensor, # (n, *shape) where a solver left its states
-    t:Tensor, # (n,) at which clock readings
-    end:float, # of the clock
+    x: Tensor,  # (n, *shape) where a solver left its states
+    t: Tensor,  # (n,) at which clock readings
+    end: float,  # of the clock
 ):
-    "ValueError where a budget ran out on the way, RuntimeError where states are not numbers: such states are no samples."
+    """ValueError where a budget ran out on the way, RuntimeError where states are not
+    numbers: such states are no samples.
+    """
     wrong = (~flat(x).isfinite()).any(1).sum()
-    late, bad = torch.stack([(t != end).sum().to(wrong.device), wrong]).tolist()            # the host waits once
+    # the host waits once
+    late, bad = torch.stack([(t != end).sum().to(wrong.device), wrong]).tolist()
     if late:
-        raise ValueError(f"nfe: it ran out for {late} of {len(t)} samples, the first at clock reading {float(t[t != end][0]):.4g}; give more, or None, or a solver of fixed steps such as 'heun'")
-    if bad: raise RuntimeError(f"solver: {bad} of {len(x)} states are not finite at the end; take more evaluations, a tighter tolerance, or another solver")
+        raise ValueError(
+            f"nfe: it ran out for {late} of {len(t)} samples, the first at clock "
+            f"reading {float(t[t != end][0]):.4g}; give more, or None, or a solver "
+            "of fixed steps such as 'heun'"
+        )
+    if bad:
+        raise RuntimeError(
+            f"solver: {bad} of {len(x)} states are not finite at the end; take more "
+            "evaluations, a tighter tolerance, or another solver"
+        )
 
 # %% ../nbs/01_sampling.ipynb #24d0d562
 @dataclass
 class Samples:
     "What `sample` returns."
-    x: Tensor # (n, *shape) samples
-    nfe: Tensor # (n,) network evaluations of each sample
-    t: Tensor # (n,) clock reading reached, the end of the clock
-    x0: Tensor # (n, *shape) the states it started from
-    path: Tensor = None # (m+1, n, *shape) states along the way, when asked for
-    solver: str = None # that was used
-    precision: str = None # that the network computed in
-    labels: Tensor = None # (n,) classes, where any were given
+
+    x: Tensor  # (n, *shape) samples
+    nfe: Tensor  # (n,) network evaluations of each sample
+    t: Tensor  # (n,) clock reading reached, the end of the clock
+    x0: Tensor  # (n, *shape) the states it started from
+    path: Tensor = None  # (m+1, n, *shape) states along the way, when asked for
+    solver: str = None  # that was used
+    precision: str = None  # that the network computed in
+    labels: Tensor = None  # (n,) classes, where any were given
 
 # %% ../nbs/01_sampling.ipynb #d4436d5a
 def sample(
-    flow:Flow, # the system
-    net, # its network, `net(x, c)`
-    n:int, # how many samples
-    shape:tuple, # of one sample: (C, H, W) or (d,)
+    flow: Flow,  # the system
+    net,  # its network, `net(x, c)`
+    n: int,  # how many samples
+    shape: tuple,  # of one sample: (C, H, W) or (d,)
     *,
-    solver:str=None, # a name in `SOLVERS`; None is the flow's own `sampler`
-    nfe:int=None, # network evaluations a sample: sets the steps of a fixed-step solver and bounds an adaptive one
-    rtol:float=None, # relative tolerance of an adaptive solver; None is 1e-5 where a solver is named
-    atol:float=None, # absolute tolerance, likewise
-    seed:int=0, # of all samples: the same seed, the same samples
-    seeds=None, # n integers, one a sample, in place of `seed`
-    device=None, # where to compute; None is where the network lives
-    dtype=torch.float32, # precision of the states and the solver; the network is asked in its own
-    labels:Tensor=None, # (n,) classes, for a conditional network; -1 for none
-    guidance:float=1., # classifier-free guidance scale; other than 1 it doubles the cost of a step
-    path:int=None, # also return the states at this many + 1 even clock readings
-    precision:str="float32", compile:bool=False, # what the network computes in: `float32`, `tf32` or `bf16`; by torch.compile, in batches of few sizes
-) -> Samples: # with .x (n, *shape) and .nfe (n,)
-    "n samples of a flow: draw from its prior, follow its field to the end of its clock."
-    if n < 1: raise ValueError(f"n: {n} samples asked for; give 1 or more")
+    solver: str = None,  # a name in `SOLVERS`; None is the flow's own `sampler`
+    # network evaluations a sample: sets the steps of a fixed-step solver and bounds an
+    # adaptive one
+    nfe: int = None,
+    # relative tolerance of an adaptive solver; None is 1e-5 where a solver is named
+    rtol: float = None,
+    atol: float = None,  # absolute tolerance, likewise
+    seed: int = 0,  # of all samples: the same seed, the same samples
+    seeds=None,  # n integers, one a sample, in place of `seed`
+    device=None,  # where to compute; None is where the network lives
+    # precision of the states and the solver; the network is asked in its own
+    dtype=torch.float32,
+    labels: Tensor = None,  # (n,) classes, for a conditional network; -1 for none
+    # classifier-free guidance scale; other than 1 it doubles the cost of a step
+    guidance: float = 1.0,
+    path: int = None,  # also return the states at this many + 1 even clock readings
+    # what the network computes in: `float32`, `tf32` or `bf16`; by torch.compile, in
+    # batches of few sizes
+    precision: str = "float32",
+    compile: bool = False,
+) -> Samples:  # with .x (n, *shape) and .nfe (n,)
+    """n samples of a flow: draw from its prior, follow its field to the end of its
+    clock.
+    """
+    if n < 1:
+        raise ValueError(f"n: {n} samples asked for; give 1 or more")
     rng = Rng(seeds=sample_seeds(seed, n) if seeds is None else seeds)
-    device = device or next((p.device for p in getattr(net, "parameters", list)()), "cpu")
+    device = device or next(
+        (p.device for p in getattr(net, "parameters", list)()), "cpu"
+    )
     x0 = flow.prior.sample(n, shape, rng).to(device, dtype)
-    return integrate(flow, net, x0, solver=solver, nfe=nfe, rtol=rtol, atol=atol, rng=rng, labels=labels, guidance=guidance, path=path, precision=precision, compile=compile)
+    return integrate(
+        flow,
+        net,
+        x0,
+        solver=solver,
+        nfe=nfe,
+        rtol=rtol,
+        atol=atol,
+        rng=rng,
+        labels=labels,
+        guidance=guidance,
+        path=path,
+        precision=precision,
+        compile=compile,
+    )
 
 # %% ../nbs/01_sampling.ipynb #86baefd6
 @torch.no_grad()
 def integrate(
-    flow:Flow, # the system
-    net, # its network
-    x0:Tensor, # (n, *shape) states at the start of the clock, or at its end when `reverse`
+    flow: Flow,  # the system
+    net,  # its network
+    # (n, *shape) states at the start of the clock, or at its end when `reverse`
+    x0: Tensor,
     *,
-    solver:str=None, # a name in `SOLVERS`; None is the flow's own `sampler`
-    nfe:int=None, # network evaluations a sample
-    rtol:float=None, atol:float=None, # tolerances of an adaptive solver
-    rng:Rng=None, # randomness of a stochastic solver; None draws it anew for each sample, the same at each call
-    labels:Tensor=None, guidance:float=1., # (n,) classes, and guidance scale
-    reverse:bool=False, # from data to prior
-    path:int=None, # record the trajectory at this many + 1 even clock readings
-    precision:str="float32", compile:bool=False, # what the network computes in, of `PRECISIONS`; by torch.compile
-) -> Samples: # the states at the other end
+    solver: str = None,  # a name in `SOLVERS`; None is the flow's own `sampler`
+    nfe: int = None,  # network evaluations a sample
+    rtol: float = None,
+    atol: float = None,  # tolerances of an adaptive solver
+    # randomness of a stochastic solver; None draws it anew for each sample, the same at
+    # each call
+    rng: Rng = None,
+    labels: Tensor = None,
+    guidance: float = 1.0,  # (n,) classes, and guidance scale
+    reverse: bool = False,  # from data to prior
+    path: int = None,  # record the trajectory at this many + 1 even clock readings
+    # what the network computes in, of `PRECISIONS`; by torch.compile
+    precision: str = "float32",
+    compile: bool = False,
+) -> Samples:  # the states at the other end
     "Carry given states along the field, from one end of the clock to the other."
-    field = Field(flow, net, len(x0), labels, guidance, reverse, x0.device, precision, compile)
+    field = Field(
+        flow, net, len(x0), labels, guidance, reverse, x0.device, precision, compile
+    )
     how = own_sampler(field, solver=solver, nfe=nfe, rtol=rtol, atol=atol)
-    run, field.precision = get_solver(name := how.pop("solver")), fine_enough(precision, name, how["rtol"], how["atol"])
+    run = get_solver(name := how.pop("solver"))
+    field.precision = fine_enough(precision, name, how["rtol"], how["atol"])
     field.path = Path(field.times(path), x0) if path else None
     with evaluating(net):
         x, t = run(field, x0, **how, rng=rng or Rng(seeds=sample_seeds(NOISE, len(x0))))
-        if len(x0) and not reverse: x = flow.finish(field.counted, x)
+        if len(x0) and not reverse:
+            x = flow.finish(field.counted, x)
     check_arrived(x, t, field.span[1])
-    return Samples(x, field.nfe, t, x0, field.path and field.path.x, name, field.precision, field.labels)
+    return Samples(
+        x,
+        field.nfe,
+        t,
+        x0,
+        field.path and field.path.x,
+        name,
+        field.precision,
+        field.labels,
+    )
 
 # %% ../nbs/01_sampling.ipynb #108d69e0
 @contextmanager
 def evaluating(net):
-    "The network in evaluation mode, and back to what it was; a plain function passes through."
+    """The network in evaluation mode, and back to what it was; a plain function passes
+    through.
+    """
     was = getattr(net, "training", False)
-    if was: net.eval()
-    try: yield net
+    if was:
+        net.eval()
+    try:
+        yield net
     finally:
-        if was: net.train()
+        if was:
+            net.train()
 
 # %% ../nbs/01_sampling.ipynb #7b449ae0
 class Path:
     "States along the way at fixed clock readings, filled in step by step."
-    def __init__(self,
-        times:Tensor, # (m+1,) clock readings, in the direction of travel
-        x0:Tensor, # (n, *shape) states at the first
+
+    def __init__(
+        self,
+        times: Tensor,  # (m+1,) clock readings, in the direction of travel
+        x0: Tensor,  # (n, *shape) states at the first
     ):
-        self.times, self.x = times.to(x0.device), x0.new_full((len(times), *x0.shape), torch.nan)
-        first, last = times[::len(times) - 1].tolist()
-        self.x[0 if last != first else slice(None)] = x0                # on a clock of no length nothing moves
+        self.times = times.to(x0.device)
+        self.x = x0.new_full((len(times), *x0.shape), torch.nan)
+        first, last = times[:: len(times) - 1].tolist()
+        # on a clock of no length nothing moves
+        self.x[0 if last != first else slice(None)] = x0
         self.sign = 1 if last > first else -1
 
     def add(self, index, t0, x0, t1, x1, v0=None, v1=None):
-        "Fill the readings that the step from t0 to t1 passes, for the samples in `index`; on an accelerator the host waits once."
-        t0, t1 = (torch.as_tensor(t, device=x0.device).double().expand(len(x0)) for t in (t0, t1))
+        """Fill the readings that the step from t0 to t1 passes, for the samples in
+        `index`; on an accelerator the host waits once.
+        """
+        t0, t1 = (
+            torch.as_tensor(t, device=x0.device).double().expand(len(x0))
+            for t in (t0, t1)
+        )
         t = self.times[1:, None]
-        k, i = (((t - t0)*self.sign > 0) & ((t - t1)*self.sign <= 1e-9)).nonzero(as_tuple=True)
-        if not len(k): return
-        u, h = expand((t[k, 0] - t0[i])/(t1 - t0)[i], x0), expand((t1 - t0)[i], x0)
-        self.x[k + 1, index[i]] = _hermite(u, h, x0[i], x1[i], *(None if v is None else v[i] for v in (v0, v1)))
+        k, i = (((t - t0) * self.sign > 0) & ((t - t1) * self.sign <= 1e-9)).nonzero(
+            as_tuple=True
+        )
+        if not len(k):
+            return
+        u = expand((t[k, 0] - t0[i]) / (t1 - t0)[i], x0)
+        h = expand((t1 - t0)[i], x0)
+        self.x[k + 1, index[i]] = _hermite(
+            u, h, x0[i], x1[i], *(None if v is None else v[i] for v in (v0, v1))
+        )
+
 
 def _hermite(u, h, x0, x1, v0, v1):
-    "The cubic with states x0, x1 and slopes v0, v1 over a step h, at the fraction u; a line where a slope is missing."
-    if v0 is None or v1 is None: return x0 + u*(x1 - x0)
+    """The cubic with states x0, x1 and slopes v0, v1 over a step h, at the fraction u;
+    a line where a slope is missing.
+    """
+    if v0 is None or v1 is None:
+        return x0 + u * (x1 - x0)
     d = x1 - x0
-    return x0 + u*d + u*(1 - u)*((1 - u)*(h*v0 - d) - u*(h*v1 - d))
+    return x0 + u * d + u * (1 - u) * ((1 - u) * (h * v0 - d) - u * (h * v1 - d))
 
 # %% ../nbs/01_sampling.ipynb #88554bb9
 def check_flow(
-    flow:Flow, # the system under test
-    net, # a network that is exact for `data`
-    data:Tensor, # (n, *shape) samples of the data that `net` is exact for, n at least 1,000
+    flow: Flow,  # the system under test
+    net,  # a network that is exact for `data`
+    # (n, *shape) samples of the data that `net` is exact for, n at least 1,000
+    data: Tensor,
     *,
-    nfe:int=200, # Euler steps
-    tol:float=0.1, # allowed error of mean and spread, in units of the data's spread
+    nfe: int = 200,  # Euler steps
+    # allowed error of mean and spread, in units of the data's spread
+    tol: float = 0.1,
 ):
-    "Raise AssertionError where a flow breaks the contract: direction of time, prior, loss against velocity, seeds, NFE."
+    """Raise AssertionError where a flow breaks the contract: direction of time, prior,
+    loss against velocity, seeds, NFE.
+    """
     n, shape = len(data), data.shape[1:]
     out = sample(flow, net, n, shape, solver="euler", nfe=nfe)
     spread = data.std()
-    assert (out.x.mean(0) - data.mean(0)).abs().max() < tol*spread, "clock or velocity: following the field does not reach the data's mean"
-    assert (out.x.std(0) - data.std(0)).abs().max() < tol*spread, "clock or velocity: following the field does not reach the data's spread"
-    assert (out.nfe == nfe).all(), "nfe: the evaluations counted are not those asked for"
-    alone = sample(flow, net, 1, shape, solver="euler", nfe=nfe, seeds=[n//2])
-    assert torch.allclose(alone.x[0], out.x[n//2], atol=1e-4*float(spread)), "seeds: a sample depends on its batch"
-    losses = [flow.loss(lambda x, c: net(x, c)*a + b, data, Rng(1)) for a, b in ((1, 0), (1.1, 0), (0.9, 0), (1, .1), (1, -.1))]
+    assert (out.x.mean(0) - data.mean(0)).abs().max() < tol * spread, (
+        "clock or velocity: following the field does not reach the data's mean"
+    )
+    assert (out.x.std(0) - data.std(0)).abs().max() < tol * spread, (
+        "clock or velocity: following the field does not reach the data's spread"
+    )
+    assert (out.nfe == nfe).all(), (
+        "nfe: the evaluations counted are not those asked for"
+    )
+    alone = sample(flow, net, 1, shape, solver="euler", nfe=nfe, seeds=[n // 2])
+    assert torch.allclose(alone.x[0], out.x[n // 2], atol=1e-4 * float(spread)), (
+        "seeds: a sample depends on its batch"
+    )
+    losses = [
+        flow.loss(lambda x, c: net(x, c) * a + b, data, Rng(1))
+        for a, b in ((1, 0), (1.1, 0), (0.9, 0), (1, 0.1), (1, -0.1))
+    ]
     assert losses[0].shape == (n,), "loss: not one number a sample"
-    assert all(losses[0].mean() < l.mean() for l in losses[1:]), "loss: the exact network does not minimise it"
+    assert all(losses[0].mean() < l.mean() for l in losses[1:]), (
+        "loss: the exact network does not minimise it"
+    )
 
 # %% ../nbs/01_sampling.ipynb #f846f63c
-Tableau = namedtuple("Tableau", "c a b e", defaults=(None,))  # the numbers of a Runge-Kutta method
+# the numbers of a Runge-Kutta method
+Tableau = namedtuple("Tableau", "c a b e", defaults=(None,))
 
-HEUN = Tableau((0, 1), ((), (1,)), (1/2, 1/2))
-MIDPOINT = Tableau((0, 1/2), ((), (1/2,)), (0, 1))
-RK4 = Tableau((0, 1/2, 1/2, 1), ((), (1/2,), (0, 1/2), (0, 0, 1)), (1/6, 1/3, 1/3, 1/6))
-DOPRI5 = Tableau( # Dormand and Prince 1980: order 5, with an error estimate of order 4; its last stage is the next step's first
-    (0, 1/5, 3/10, 4/5, 8/9, 1, 1),
-    ((), (1/5,), (3/40, 9/40), (44/45, -56/15, 32/9), (19372/6561, -25360/2187, 64448/6561, -212/729),
-     (9017/3168, -355/33, 46732/5247, 49/176, -5103/18656), (35/384, 0, 500/1113, 125/192, -2187/6784, 11/84)),
-    (35/384, 0, 500/1113, 125/192, -2187/6784, 11/84, 0),
-    (71/57600, 0, -71/16695, 71/1920, -17253/339200, 22/525, -1/40))
+HEUN = Tableau((0, 1), ((), (1,)), (1 / 2, 1 / 2))
+MIDPOINT = Tableau((0, 1 / 2), ((), (1 / 2,)), (0, 1))
+RK4 = Tableau(
+    (0, 1 / 2, 1 / 2, 1),
+    ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)),
+    (1 / 6, 1 / 3, 1 / 3, 1 / 6),
+)
+# Dormand and Prince 1980: order 5, with an error estimate of order 4; its last stage is
+# the next step's first
+DOPRI5 = Tableau(
+    (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1),
+    (
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    ),
+    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0),
+    (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
+)
 
 # %% ../nbs/01_sampling.ipynb #95665935
 def rk_step(
-    f, # `f(x, t)`, the field
-    tab:Tableau, # which method
-    x:Tensor, # (B, *shape) states
-    t:Tensor, # clock readings, one or (B,)
-    h:Tensor, # steps, one or (B,), negative where the clock falls
-    k1:Tensor=None, # the velocity at (x, t), when it is known already
-): # the new states, and the velocities of all stages
+    f,  # `f(x, t)`, the field
+    tab: Tableau,  # which method
+    x: Tensor,  # (B, *shape) states
+    t: Tensor,  # clock readings, one or (B,)
+    h: Tensor,  # steps, one or (B,), negative where the clock falls
+    k1: Tensor = None,  # the velocity at (x, t), when it is known already
+):  # the new states, and the velocities of all stages
     "One explicit Runge–Kutta step: $x + h\\sum_i b_i k_i$."
     hx, ks = h.to(x.dtype) if h.ndim == 0 else expand(h, x), []
-    mix = lambda ws: sum(w*k for w, k in zip(ws, ks) if w)*hx
+    mix = lambda ws: sum(w * k for w, k in zip(ws, ks) if w) * hx
     for ci, row in zip(tab.c, tab.a):
-        ks.append(k1 if k1 is not None and not ks else f(x + mix(row) if any(row) else x, t + ci*h))
+        ks.append(
+            k1
+            if k1 is not None and not ks
+            else f(x + mix(row) if any(row) else x, t + ci * h)
+        )
     return x + mix(tab.b), ks
 
 # %% ../nbs/01_sampling.ipynb #ceb5e91d
 def afford(field, nfe, need, name):
     "ValueError where a budget does not pay for the first step."
-    if nfe is None or nfe >= need: return
-    least = (need + (0 if field.reverse else field.flow.final_nfe))*field.cost
-    raise ValueError(f"nfe: it pays for {nfe} of the {need} network calls that the first step of {name} takes; give {least} or more")
+    if nfe is None or nfe >= need:
+        return
+    least = (need + (0 if field.reverse else field.flow.final_nfe)) * field.cost
+    raise ValueError(
+        f"nfe: it pays for {nfe} of the {need} network calls that the first step of "
+        f"{name} takes; give {least} or more"
+    )
 
 # %% ../nbs/01_sampling.ipynb #fda953bc
-OWN_TIME = (lambda t: t, lambda u: u, torch.ones_like)  # the flow's own time as a variable of `fixed`
+# the flow's own time as a variable of `fixed`
+OWN_TIME = (lambda t: t, lambda u: u, torch.ones_like)
+
 
 def fixed(
-    tab:Tableau, # which method
-    field:Field, # what to follow
-    x:Tensor, # (n, *shape) starts
-    nfe:int=None, # evaluations a sample; None is 100
-    name:str="this method", # for the error message
-    variable:tuple=None, # what to step in: u(t), t(u) and dt/du as a function of u; None is `OWN_TIME`
-): # the states and clock readings reached
-    "All steps of a grid that is even in the variable: $\\mathrm dx/\\mathrm du=v\\,\\mathrm dt/\\mathrm du$."
+    tab: Tableau,  # which method
+    field: Field,  # what to follow
+    x: Tensor,  # (n, *shape) starts
+    nfe: int = None,  # evaluations a sample; None is 100
+    name: str = "this method",  # for the error message
+    # what to step in: u(t), t(u) and dt/du as a function of u; None is `OWN_TIME`
+    variable: tuple = None,
+):  # the states and clock readings reached
+    """All steps of a grid that is even in the variable:
+    $\\mathrm dx/\\mathrm du=v\\,\\mathrm dt/\\mathrm du$.
+    """
     afford(field, nfe, len(tab.b), name)
-    ts, (to, back, slope) = field.times((100 if nfe is None else nfe)//len(tab.b)), variable or OWN_TIME
-    f = lambda x, u: slope(u).to(x.dtype)*field(x, back(u))
+    ts = field.times((100 if nfe is None else nfe) // len(tab.b))
+    (to, back, slope) = variable or OWN_TIME
+    f = lambda x, u: slope(u).to(x.dtype) * field(x, back(u))
     for t, s in zip(ts[:-1], ts[1:]):
         new, _ = rk_step(f, tab, x, to(t), to(s) - to(t))
         field.save(t, x, s, new)
         x = new
     return x, ts[-1].expand(len(x))
 
+
 def _register(name, tab):
     @solver(name)
-    def run(field, x, *, nfe=None, rtol=None, atol=None, rng=None): return fixed(tab, field, x, nfe, name)
+    def run(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
+        return fixed(tab, field, x, nfe, name)
 
-for name, tab in (("heun", HEUN), ("midpoint", MIDPOINT), ("rk4", RK4)): _register(name, tab)
+
+for name, tab in (("heun", HEUN), ("midpoint", MIDPOINT), ("rk4", RK4)):
+    _register(name, tab)
 
 # %% ../nbs/01_sampling.ipynb #5c275986
 def rms(x):
     "The root mean square of each sample."
     return flat(x).square().mean(1).sqrt()
 
+
 def first_step(
-    field, # the field
-    x:Tensor, # (B, *shape) starts
-    t:Tensor, # (B,) clock
-    k:Tensor, # velocity there
-    span:float, # length of the clock, negative where it falls
-    rtol:float, # relative tolerance
-    atol:float, # absolute tolerance
-) -> Tensor: # (B,) positive steps
-    "A first step for each sample (Hairer, Norsett and Wanner, II.4), at one more evaluation."
-    scale = atol + rtol*x.abs()
-    d0, d1 = rms(x/scale), rms(k/scale)
-    h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, .01*d0/d1).clamp(max=abs(span))      # a look ahead, not past the end
-    h = h0.double()*math.copysign(1, span)
-    d2 = rms((field(x + expand(h, x)*k, t + h) - k)/scale)/h0
-    h1 = torch.where(torch.maximum(d1, d2) < 1e-15, (h0*1e-3).clamp(min=1e-6), (.01/torch.maximum(d1, d2))**.2)
-    return torch.minimum(100*h0, h1).double()
+    field,  # the field
+    x: Tensor,  # (B, *shape) starts
+    t: Tensor,  # (B,) clock
+    k: Tensor,  # velocity there
+    span: float,  # length of the clock, negative where it falls
+    rtol: float,  # relative tolerance
+    atol: float,  # absolute tolerance
+) -> Tensor:  # (B,) positive steps
+    """A first step for each sample (Hairer, Norsett and Wanner, II.4), at one more
+    evaluation.
+    """
+    scale = atol + rtol * x.abs()
+    d0, d1 = rms(x / scale), rms(k / scale)
+    # a look ahead, not past the end
+    h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1).clamp(
+        max=abs(span)
+    )
+    h = h0.double() * math.copysign(1, span)
+    d2 = rms((field(x + expand(h, x) * k, t + h) - k) / scale) / h0
+    h1 = torch.where(
+        torch.maximum(d1, d2) < 1e-15,
+        (h0 * 1e-3).clamp(min=1e-6),
+        (0.01 / torch.maximum(d1, d2)) ** 0.2,
+    )
+    return torch.minimum(100 * h0, h1).double()
 
 # %% ../nbs/01_sampling.ipynb #41cdc50f
 def attempt(field, x, t, h, k1, rtol, atol):
-    "A Dormand–Prince step of each sample: the new states, their velocities, and the error of @eq-err."
+    """A Dormand–Prince step of each sample: the new states, their velocities, and the
+    error of @eq-err.
+    """
     new, ks = rk_step(field, DOPRI5, x, t, h, k1)
-    err = rms(expand(h, x)*sum(w*k for w, k in zip(DOPRI5.e, ks) if w)/(atol + rtol*torch.maximum(x.abs(), new.abs())))
+    err = rms(
+        expand(h, x)
+        * sum(w * k for w, k in zip(DOPRI5.e, ks) if w)
+        / (atol + rtol * torch.maximum(x.abs(), new.abs()))
+    )
     return new, ks[-1], err.nan_to_num(nan=torch.inf).double()
+
 
 def next_step(h, err, last, ok):
     "The PI controller: step sizes for the samples that go on."
     e = err.clamp(min=1e-10)
-    factor = torch.where(ok, .9*e**-.14*last**.08, .9*e**-.2)
-    return h*factor.clamp(.2, 10)
+    factor = torch.where(ok, 0.9 * e**-0.14 * last**0.08, 0.9 * e**-0.2)
+    return h * factor.clamp(0.2, 10)
 
 # %% ../nbs/01_sampling.ipynb #5b9aab3c
 @solver("rk45", adaptive=True)
 def rk45(field, x, *, nfe=None, rtol=1e-5, atol=1e-5, rng=None):
-    "Dormand–Prince 5(4) with a step size for each sample; stops each at `nfe` evaluations."
+    """Dormand–Prince 5(4) with a step size for each sample; stops each at `nfe`
+    evaluations.
+    """
     afford(field, nfe, 8, "rk45")
     (t0, t1), x = field.span, x.clone()
-    t, last = x.new_full((len(x),), t0, dtype=torch.float64), x.new_ones(len(x), dtype=torch.float64)
-    sign, spent, k = 1 if t1 > t0 else -1, 2, field(x, t)
+    t = x.new_full((len(x),), t0, dtype=torch.float64)
+    last = x.new_ones(len(x), dtype=torch.float64)
+    sign = 1 if t1 > t0 else -1
+    spent = 2
+    k = field(x, t)
     h = first_step(field, x, t, k, t1 - t0, rtol, atol)
     stuck = torch.zeros_like(t, dtype=torch.bool)
     while len(live := moving(t, t1, stuck)) and (nfe is None or spent + 6 <= nfe):
         left = (t1 - t[live]).abs()
-        step, end = torch.minimum(h[live], left), torch.where(h[live] < left, t[live] + sign*h[live], t1)
-        new, v, err = attempt(field.rows(live), x[live], t[live], sign*step, k[live], rtol, atol)
+        step = torch.minimum(h[live], left)
+        end = torch.where(h[live] < left, t[live] + sign * h[live], t1)
+        new, v, err = attempt(
+            field.rows(live), x[live], t[live], sign * step, k[live], rtol, atol
+        )
         spent, ok = spent + 6, err <= 1
-        h[live], last[live] = next_step(step, err, last[live], ok), torch.where(ok, err.clamp(min=1e-4), last[live])
-        stuck[live] = ~(ok | (h[live] > 1e-10*abs(t1 - t0)))
+        h[live] = next_step(step, err, last[live], ok)
+        last[live] = torch.where(ok, err.clamp(min=1e-4), last[live])
+        stuck[live] = ~(ok | (h[live] > 1e-10 * abs(t1 - t0)))
         keep_steps(field, live, ok, x, t, k, new, v, end)
     return x, t
 
 # %% ../nbs/01_sampling.ipynb #72e3d2c7
 def keep_steps(field, live, ok, x, t, k, new, v, end):
-    "Move those of the `live` samples whose steps were accepted (`ok`); each lands on `end` exactly. A step that is refused ends nowhere, at NaN, and passes no reading of a path."
-    field.rows(live).save(t[live], x[live], torch.where(ok, end, torch.nan), new, k[live], v)
-    for old, now in ((x, new), (t, end), (k, v)): old[live] = torch.where(expand(ok, now).bool(), now, old[live])
+    """Move those of the `live` samples whose steps were accepted (`ok`); each lands on
+    `end` exactly. A step that is refused ends nowhere, at NaN, and passes no reading
+    of a path.
+    """
+    field.rows(live).save(
+        t[live], x[live], torch.where(ok, end, torch.nan), new, k[live], v
+    )
+    for old, now in ((x, new), (t, end), (k, v)):
+        old[live] = torch.where(expand(ok, now).bool(), now, old[live])
+
 
 def moving(t, end, stuck):
-    "Which samples are on their way still: all that the host must know of a step, in one small copy; RuntimeError where a refused step has shrunk to nothing, or never was a number."
-    state = ((t != end) + 2*stuck).cpu()
-    if (state > 1).any(): raise lost("rk45", t[stuck][0])
+    """Which samples are on their way still: all that the host must know of a step, in
+    one small copy; RuntimeError where a refused step has shrunk to nothing, or never
+    was a number.
+    """
+    state = ((t != end) + 2 * stuck).cpu()
+    if (state > 1).any():
+        raise lost("rk45", t[stuck][0])
     return onto(state.nonzero()[:, 0], t.device)
+
 
 def lost(name, t):
     "The error of a solver that cannot go on from the clock reading t."
-    return RuntimeError(f"{name}: the step shrank to nothing at clock reading {float(t):.4g}; the field is not finite or not smooth there: "
-                        "loosen rtol and atol, or use a fixed-step solver such as 'rk4'")
+    return RuntimeError(
+        f"{name}: the step shrank to nothing at clock reading {float(t):.4g}; the "
+        "field is not finite or not smooth there: "
+        "loosen rtol and atol, or use a fixed-step solver such as 'rk4'"
+    )
 
 # %% ../nbs/01_sampling.ipynb #bb2b94a9
-class _Spent(Exception): "The budget of evaluations is used up."
+class _Spent(Exception):
+    "The budget of evaluations is used up."
+
 
 class _Batch:
-    "A field as torchdiffeq calls it, with a budget, remembering the last accepted state and its velocity."
+    """A field as torchdiffeq calls it, with a budget, remembering the last accepted
+    state and its velocity.
+    """
+
     def __init__(self, field, x, nfe):
-        self.field, self.left, (self.t, self.end) = field, math.inf if nfe is None else nfe, torch.tensor(field.span, dtype=torch.float64, device=x.device)
-        self.x, self.v, self.last, (self.low, self.high) = x, None, None, sorted(field.span)
+        self.field = field
+        self.left = math.inf if nfe is None else nfe
+        (self.t, self.end) = torch.tensor(
+            field.span, dtype=torch.float64, device=x.device
+        )
+        self.x = x
+        self.v = None
+        self.last = None
+        (self.low, self.high) = sorted(field.span)
 
     def __call__(self, t, x):
-        if self.left < 1: raise _Spent
+        if self.left < 1:
+            raise _Spent
         self.left -= 1
-        v = self.field(x, t.clamp(self.low, self.high))             # its first look ahead knows no end
-        self.last = v if self.v is None else torch.where(v.isfinite(), v, 1e30)      # so large an error that a smaller step is tried
-        if self.v is None: self.v = self.last
+        # its first look ahead knows no end
+        v = self.field(x, t.clamp(self.low, self.high))
+        # so large an error that a smaller step is tried
+        self.last = v if self.v is None else torch.where(v.isfinite(), v, 1e30)
+        if self.v is None:
+            self.v = self.last
         return self.last
 
     def callback_step(self, t, x, dt):
-        if t != self.t: self.keep(t, x)
+        if t != self.t:
+            self.keep(t, x)
 
     def keep(self, t, x):
         self.field.save(self.t, self.x, t, x, self.v, self.last)
-        self.t, self.x, self.v = t, x, self.last
+        self.t = t
+        self.x = x
+        self.v = self.last
 
 # %% ../nbs/01_sampling.ipynb #d76b1671
 @solver("dopri5", adaptive=True)
@@ -561,22 +885,37 @@ def dopri5(field, x, *, nfe=None, rtol=1e-5, atol=1e-5, rng=None):
     "torchdiffeq's Dormand–Prince 5(4), one step size for the whole batch."
     afford(field, nfe, 8, "dopri5")
     f = _Batch(field, x, nfe)
-    if f.t == f.end or not len(x): return x, f.end.expand(len(x))
-    ts = torch.stack([f.t, *([] if field.path is None else field.path.times[1:-1]), f.end])
-    try: xs = odeint(f, x, ts, rtol=rtol, atol=atol, method="dopri5", options=dict(dtype=torch.float64, step_t=f.end[None]))
-    except _Spent: return f.x, f.t.expand(len(x))
+    if f.t == f.end or not len(x):
+        return x, f.end.expand(len(x))
+    ts = torch.stack(
+        [f.t, *([] if field.path is None else field.path.times[1:-1]), f.end]
+    )
+    try:
+        xs = odeint(
+            f,
+            x,
+            ts,
+            rtol=rtol,
+            atol=atol,
+            method="dopri5",
+            options=dict(dtype=torch.float64, step_t=f.end[None]),
+        )
+    except _Spent:
+        return f.x, f.t.expand(len(x))
     except AssertionError as e:
-        if not str(e).startswith(("underflow in dt", "non-finite values in state")): raise
+        if not str(e).startswith(("underflow in dt", "non-finite values in state")):
+            raise
         raise lost("dopri5", f.t) from None
-    for k in range(1, len(ts)): field.save(ts[k - 1], xs[k - 1], ts[k], xs[k])
+    for k in range(1, len(ts)):
+        field.save(ts[k - 1], xs[k - 1], ts[k], xs[k])
     return xs[-1], f.end.expand(len(x))
 
 # %% ../nbs/01_sampling.ipynb #385779e7
 def encode(
-    flow:Flow, # the system
-    net, # its network
-    x:Tensor, # (n, *shape) data
-    **kwargs, # options of `integrate`: solver, nfe, rtol, atol, labels, path
-) -> Samples: # .x holds the latents
+    flow: Flow,  # the system
+    net,  # its network
+    x: Tensor,  # (n, *shape) data
+    **kwargs,  # options of `integrate`: solver, nfe, rtol, atol, labels, path
+) -> Samples:  # .x holds the latents
     "Carry data back to the prior: the inverse of sampling."
     return integrate(flow, net, x, reverse=True, **kwargs)

@@ -20,11 +20,24 @@ from torch import nn, Tensor
 from tqdm import tqdm
 
 from .flow import Flow, prior_name, Rng
-from .sampling import check_answer, compiled, is_adaptive, known_precision, sample, tf32
+from odeflow.sampling import (
+    check_answer,
+    compiled,
+    is_adaptive,
+    known_precision,
+    sample,
+    tf32,
+)
 from .distributed import accelerator, main_process
 from odeflow.runs import (
-    claim_folder, newest_state, save_state, state_digest, stop_signals, write_atomic,
-    WriteError, writing,
+    claim_folder,
+    newest_state,
+    save_state,
+    state_digest,
+    stop_signals,
+    write_atomic,
+    WriteError,
+    writing,
 )
 from .data import save_grid
 from .nets import build_net, net_args, own_labels, ready, save_net
@@ -33,195 +46,350 @@ from .nets import build_net, net_args, own_labels, ready, save_net
 @dataclass
 class Recipe:
     "How to train: what a run's config.json records and a resumed run must repeat."
-    budget: str = "80000 images"  # how long: an amount and `steps`, `images` or `minutes`
-    batch: int = 128              # samples a step, over all processes
-    accumulate: int = 1           # parts in which a process works through its samples of a step, where memory is short
-    lr: float = 2e-3              # peak learning rate of AdamW
-    warmup: int = 100             # steps over which the learning rate rises from zero; None: the first 3% of the budget, and 100 steps at least
-    decay: str = "cosine"         # what it does afterwards: `cosine` to zero, or `constant`
-    ema: float = 0.999            # decay of the weights' average, after its warm-up
-    clip: float = 1.              # largest norm of the gradient
-    label_dropout: float = 0.1    # how often a label is hidden, so that guidance has its unconditional model
-    seed: int = 0                 # of batches, times and noise
-    precision: str = "float32"    # what the network computes in: `float32`, `tf32` or `bf16`
-    compile: bool = False         # the network by torch.compile
-    log_every: int = 50           # steps between two lines of metrics.jsonl
-    save_every: float = 2.        # minutes between two checkpoints; None: a tenth of the budget
-    preview_every: float = 5.     # minutes between two sample grids; None: a tenth of the budget
-    keep: int = 0                 # parts of the budget after each of which, but the last, the averaged network is kept in `averages/`
+
+    # how long: an amount and `steps`, `images` or `minutes`
+    budget: str = "80000 images"
+    batch: int = 128  # samples a step, over all processes
+    # parts in which a process works through its samples of a step, where memory is
+    # short
+    accumulate: int = 1
+    lr: float = 2e-3  # peak learning rate of AdamW
+    # steps over which the learning rate rises from zero; None: the first 3% of the
+    # budget, and 100 steps at least
+    warmup: int = 100
+    decay: str = "cosine"  # what it does afterwards: `cosine` to zero, or `constant`
+    ema: float = 0.999  # decay of the weights' average, after its warm-up
+    clip: float = 1.0  # largest norm of the gradient
+    # how often a label is hidden, so that guidance has its unconditional model
+    label_dropout: float = 0.1
+    seed: int = 0  # of batches, times and noise
+    # what the network computes in: `float32`, `tf32` or `bf16`
+    precision: str = "float32"
+    compile: bool = False  # the network by torch.compile
+    log_every: int = 50  # steps between two lines of metrics.jsonl
+    # minutes between two checkpoints; None: a tenth of the budget
+    save_every: float = 2.0
+    # minutes between two sample grids; None: a tenth of the budget
+    preview_every: float = 5.0
+    # parts of the budget after each of which, but the last, the averaged network is
+    # kept in `averages/`
+    keep: int = 0
+
     def __post_init__(self):
         Budget(self.budget)
         self.check()
 
 # %% ../nbs/07_training.ipynb #8ffe2ee9
 @patch
-def check(self:Recipe):
+def check(self: Recipe):
     "ValueError where a number is out of its range."
     known_precision(self.precision)
     for name in ("batch", "accumulate", "lr", "clip", "log_every"):
-        if not 0 < getattr(self, name) < math.inf: raise ValueError(f"{name}: {getattr(self, name)} is not positive")
-    if not 0 <= self.ema < 1: raise ValueError(f"ema: {self.ema} is not in [0, 1)")
-    if self.decay not in ("cosine", "constant"): raise ValueError(f"decay: {self.decay!r} is not one of cosine, constant")
+        if not 0 < getattr(self, name) < math.inf:
+            raise ValueError(f"{name}: {getattr(self, name)} is not positive")
+    if not 0 <= self.ema < 1:
+        raise ValueError(f"ema: {self.ema} is not in [0, 1)")
+    if self.decay not in ("cosine", "constant"):
+        raise ValueError(f"decay: {self.decay!r} is not one of cosine, constant")
     for name in ("warmup", "save_every", "preview_every"):
-        if (v := getattr(self, name)) is not None and not v >= 0: raise ValueError(f"{name}: {v} is negative; give 0 or more, or None")
+        if (v := getattr(self, name)) is not None and not v >= 0:
+            raise ValueError(f"{name}: {v} is negative; give 0 or more, or None")
 
 # %% ../nbs/07_training.ipynb #d9642be6
 @patch
-def asks(self:Recipe,
-    solver:str, # by which the network's field is followed
-    **how, # further options of `sample`
-) -> dict: # all of them, and `precision` and `compile` where they are not `sample`'s own
+def asks(
+    self: Recipe,
+    solver: str,  # by which the network's field is followed
+    **how,  # further options of `sample`
+) -> (
+    dict
+):  # all of them, and `precision` and `compile` where they are not `sample`'s own
     "How a network that was trained so is asked for samples."
-    if is_adaptive(solver): told = dict(precision="float32" if self.precision == "float32" else "tf32")
-    else: told = dict(precision=self.precision, compile=self.compile)
-    return dict(solver=solver, **how) | {k: v for k, v in told.items() if v not in ("float32", False)}
+    if is_adaptive(solver):
+        told = dict(precision="float32" if self.precision == "float32" else "tf32")
+    else:
+        told = dict(precision=self.precision, compile=self.compile)
+    return dict(solver=solver, **how) | {
+        k: v for k, v in told.items() if v not in ("float32", False)
+    }
 
 # %% ../nbs/07_training.ipynb #7c2384dc
 class Budget:
     "A training's length, read from `'600 steps'`, `'80000 images'` or `'20 minutes'`."
-    def __init__(self, text:str):
-        try: amount, self.unit = text.split(); self.amount = float(amount)
-        except (ValueError, AttributeError): self.amount, self.unit = 0., ""
-        if self.unit not in ("steps", "images", "minutes") or not self.amount > 0:
-            raise ValueError(f"budget: {text!r} is not an amount and a unit; write '600 steps', '80000 images' or '20 minutes'")
 
-    def fraction(self,
-        steps:int, # taken so far
-        images:int, # seen so far
-        seconds:float, # spent so far
-    ) -> float: # 1 or more when the budget is spent
-        return {"steps": steps, "images": images, "minutes": seconds/60}[self.unit]/self.amount
+    def __init__(self, text: str):
+        try:
+            amount, self.unit = text.split()
+            self.amount = float(amount)
+        except (ValueError, AttributeError):
+            self.amount, self.unit = 0.0, ""
+        if self.unit not in ("steps", "images", "minutes") or not self.amount > 0:
+            raise ValueError(
+                f"budget: {text!r} is not an amount and a unit; write '600 steps', "
+                "'80000 images' or '20 minutes'"
+            )
+
+    def fraction(
+        self,
+        steps: int,  # taken so far
+        images: int,  # seen so far
+        seconds: float,  # spent so far
+    ) -> float:  # 1 or more when the budget is spent
+        return {"steps": steps, "images": images, "minutes": seconds / 60}[
+            self.unit
+        ] / self.amount
 
 # %% ../nbs/07_training.ipynb #8cbb8e99
-RISE = .03  # the part of a budget in which the learning rate rises, where `warmup` is None
+# the part of a budget in which the learning rate rises, where `warmup` is None
+RISE = 0.03
+
 
 def learning_rate(
-    recipe:Recipe, # with lr, warmup and decay
-    step:int, # from 0
-    fraction:float, # of the budget, from 0 to 1
-) -> float: # the rate of this step
+    recipe: Recipe,  # with lr, warmup and decay
+    step: int,  # from 0
+    fraction: float,  # of the budget, from 0 to 1
+) -> float:  # the rate of this step
     "Linear warm-up, then a constant or $\\tfrac12(1+\\cos\\pi f)$."
-    rise = (step + 1)/max(1, 100 if recipe.warmup is None else recipe.warmup)
-    if recipe.warmup is None: rise = min(rise, fraction/RISE)
-    return recipe.lr*min(1., rise)*(0.5*(1 + math.cos(math.pi*min(fraction, 1.))) if recipe.decay == "cosine" else 1.)
+    rise = (step + 1) / max(1, 100 if recipe.warmup is None else recipe.warmup)
+    if recipe.warmup is None:
+        rise = min(rise, fraction / RISE)
+    return (
+        recipe.lr
+        * min(1.0, rise)
+        * (
+            0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
+            if recipe.decay == "cosine"
+            else 1.0
+        )
+    )
 
 # %% ../nbs/07_training.ipynb #ca78a908
 @torch.no_grad()
 def ema_update(
-    average:nn.Module, # changed in place
-    net:nn.Module, # the weights of this step
-    step:int, # from 0
-    ema:float, # the decay after the warm-up
+    average: nn.Module,  # changed in place
+    net: nn.Module,  # the weights of this step
+    step: int,  # from 0
+    ema: float,  # the decay after the warm-up
 ):
-    "Move the average towards the network: $\\bar\\theta \\leftarrow \\bar\\theta + (1-\\beta_k)(\\theta-\\bar\\theta)$."
-    beta = min(ema, (1 + step)/(10 + step))
+    """Move the average towards the network:
+    $\\bar\\theta \\leftarrow \\bar\\theta + (1-\\beta_k)(\\theta-\\bar\\theta)$.
+    """
+    beta = min(ema, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - beta)
-    for a, b in zip(average.buffers(), net.buffers()): a.copy_(b)
+    for a, b in zip(average.buffers(), net.buffers()):
+        a.copy_(b)
 
 # %% ../nbs/07_training.ipynb #af0b7698
 def step_seed(
-    seed:int, # of the run
-    *what, # the step, and what the number is for
-) -> int: # 63 bits
+    seed: int,  # of the run
+    *what,  # the step, and what the number is for
+) -> int:  # 63 bits
     "A seed that is a function of its arguments alone."
-    return int.from_bytes(hashlib.sha256(repr((seed, *what)).encode()).digest()[:8], "big") >> 1
+    return (
+        int.from_bytes(hashlib.sha256(repr((seed, *what)).encode()).digest()[:8], "big")
+        >> 1
+    )
 
 # %% ../nbs/07_training.ipynb #629eadbe
 class Order:
-    "Which samples each step sees: epoch after epoch, each in a new order, as a function of seed and step."
-    def __init__(self, n:int, batch:int, seed:int):
-        self.n, self.batch = n, batch
-        self.epoch = functools.lru_cache(2)(lambda e: torch.randperm(n, generator=torch.Generator().manual_seed(step_seed(seed, "epoch", e))))
+    """Which samples each step sees: epoch after epoch, each in a new order, as a
+    function of seed and step.
+    """
 
-    def __call__(self, step:int) -> Tensor: # (batch,) indices
-        first, last = step*self.batch, (step + 1)*self.batch
-        cut = lambda e: self.epoch(e)[max(first - e*self.n, 0):last - e*self.n]
-        return torch.cat([cut(e) for e in range(first//self.n, (last - 1)//self.n + 1)])
+    def __init__(self, n: int, batch: int, seed: int):
+        self.n, self.batch = n, batch
+        self.epoch = functools.lru_cache(2)(
+            lambda e: torch.randperm(
+                n, generator=torch.Generator().manual_seed(step_seed(seed, "epoch", e))
+            )
+        )
+
+    def __call__(self, step: int) -> Tensor:  # (batch,) indices
+        first, last = step * self.batch, (step + 1) * self.batch
+        cut = lambda e: self.epoch(e)[max(first - e * self.n, 0) : last - e * self.n]
+        return torch.cat(
+            [cut(e) for e in range(first // self.n, (last - 1) // self.n + 1)]
+        )
 
 # %% ../nbs/07_training.ipynb #12928079
 def bind(
-    net, # `net(x, c, y)`
-    y:Tensor=None, # (B,) labels
-    drop:float=0., # the fraction to hide
-    rng:Rng=None, # which ones
-): # `net(x, c)`
+    net,  # `net(x, c, y)`
+    y: Tensor = None,  # (B,) labels
+    drop: float = 0.0,  # the fraction to hide
+    rng: Rng = None,  # which ones
+):  # `net(x, c)`
     "The network with its labels bound, each hidden (-1) with probability `drop`."
-    if y is None: return net
+    if y is None:
+        return net
     y = torch.where(rng.uniform(len(y)).to(y.device) < drop, -1, y)
     return lambda x, c: net(x, c, y)
 
 # %% ../nbs/07_training.ipynb #4f9184d3
 def check_task(net, data):
     "One sentence where what is to be trained, or on what, is no such thing."
-    if not isinstance(net, nn.Module) or not any(True for _ in net.parameters()): raise TypeError(f"net: {type(net).__name__} has no weights to train; give a torch module called as net(x, c)")
+    if not isinstance(net, nn.Module) or not any(True for _ in net.parameters()):
+        raise TypeError(
+            f"net: {type(net).__name__} has no weights to train; give a torch module "
+            "called as net(x, c)"
+        )
     odd = [k for k, v in net.state_dict().items() if not isinstance(v, Tensor)]
-    if odd: raise TypeError(f"net: its state {odd[0]!r} is no tensor, and checkpoints hold nothing else; register what matters as buffers")
-    if not all(hasattr(data, k) for k in ("batch", "digest", "shape", "name")): raise TypeError(f"data: {type(data).__name__} is no data set of this library; give Data(x), with x uint8 (n, C, H, W) or float32 (n, d), what load_data returns, or a coupling")
-    knows, there = getattr(net, "classes", 0), getattr(data, "classes", 0)
-    if 0 < knows < there or knows > there == 0: raise ValueError(f"net: it knows {knows} classes, and {data.name} has {there or 'none'}; give a network with classes={there}{', or classes=0 for one that is told none'*(there > 0)}")
+    if odd:
+        raise TypeError(
+            f"net: its state {odd[0]!r} is no tensor, and checkpoints hold nothing "
+            "else; register what matters as buffers"
+        )
+    if not all(hasattr(data, k) for k in ("batch", "digest", "shape", "name")):
+        raise TypeError(
+            f"data: {type(data).__name__} is no data set of this library; give "
+            "Data(x), with x uint8 (n, C, H, W) or float32 (n, d), what load_data "
+            "returns, or a coupling"
+        )
+    knows = getattr(net, "classes", 0)
+    there = getattr(data, "classes", 0)
+    if 0 < knows < there or knows > there == 0:
+        raise ValueError(
+            f"net: it knows {knows} classes, and {data.name} has {there or 'none'}; "
+            "give a network with "
+            f"classes={there}{', or classes=0 for one that is told none' * (there > 0)}"
+        )
 
 # %% ../nbs/07_training.ipynb #65bef5bf
 def trainable(net):
-    "The network, with the layers that are frozen left so; one that is frozen as a whole, as those that are loaded, is trained as a whole."
-    return net if any(p.requires_grad for p in net.parameters()) else net.requires_grad_()
+    """The network, with the layers that are frozen left so; one that is frozen as a
+    whole, as those that are loaded, is trained as a whole.
+    """
+    return (
+        net if any(p.requires_grad for p in net.parameters()) else net.requires_grad_()
+    )
+
 
 def check_pairs(flow, data):
     "The flow; one sentence where pairs start from another prior than samples will."
     theirs = getattr(data, "prior", None)
-    theirs = theirs if theirs is None or isinstance(theirs, str) else prior_name(theirs)          # a coupling knows its prior by name
-    if theirs is not None and theirs not in (prior_name(flow.prior), prior_name(flow.latent_prior)):
-        raise ValueError(f"data: its pairs start from {theirs}, and samples of this {type(flow).__name__} from {prior_name(flow.prior)}; give both the same prior")
+    # a coupling knows its prior by name
+    theirs = theirs if theirs is None or isinstance(theirs, str) else prior_name(theirs)
+    if theirs is not None and theirs not in (
+        prior_name(flow.prior),
+        prior_name(flow.latent_prior),
+    ):
+        raise ValueError(
+            f"data: its pairs start from {theirs}, and samples of this "
+            f"{type(flow).__name__} from {prior_name(flow.prior)}; give both the "
+            "same prior"
+        )
     return flow
 
 # %% ../nbs/07_training.ipynb #e30b9402
-Trained = namedtuple("Trained", "net steps images minutes loss precision out")  # the averaged network, what it cost, what it computed in, and its folder
+# the averaged network, what it cost, what it computed in, and its folder
+Trained = namedtuple("Trained", "net steps images minutes loss precision out")
+
 
 class Trainer:
-    "One training of one flow: its network, optimiser, average, folder and place in the budget."
-    def __init__(self, flow, net, data, out, recipe, resume=True, device=None, tracker=None):
-        self.acc = accelerator(device, recipe.precision, gradient_accumulation_steps=recipe.accumulate, log_with=tracker, project_dir=out)
-        self.recipe, self.budget, self.parts = recipe, Budget(recipe.budget), recipe.accumulate*self.acc.num_processes
+    """One training of one flow: its network, optimiser, average, folder and place in
+    the budget.
+    """
+
+    def __init__(
+        self, flow, net, data, out, recipe, resume=True, device=None, tracker=None
+    ):
+        self.acc = accelerator(
+            device,
+            recipe.precision,
+            gradient_accumulation_steps=recipe.accumulate,
+            log_with=tracker,
+            project_dir=out,
+        )
+        self.recipe = recipe
+        self.budget = Budget(recipe.budget)
+        self.parts = recipe.accumulate * self.acc.num_processes
         check_task(net, data)
-        if recipe.batch % self.parts: raise ValueError(f"batch: {recipe.batch} samples cannot be split evenly over {self.acc.num_processes} processes in {recipe.accumulate} parts; give a multiple of {self.parts}")
+        if recipe.batch % self.parts:
+            raise ValueError(
+                f"batch: {recipe.batch} samples cannot be split evenly over "
+                f"{self.acc.num_processes} processes in {recipe.accumulate} parts; "
+                f"give a multiple of {self.parts}"
+            )
         self.out = claim_folder(out, resume)
-        self.data, self.order = data.to(self.acc.device), Order(len(data), recipe.batch, recipe.seed)
-        for k in ("names", "shares"): setattr(net, k, getattr(data, k, ()))          # of the classes: what samples are drawn in where nobody chooses labels
-        self.flow, self.raw, self.average = check_pairs(flow.fit(data), data), trainable(net.to(self.acc.device)).train(), copy.deepcopy(net).to(self.acc.device).eval().requires_grad_(False)
+        self.data = data.to(self.acc.device)
+        self.order = Order(len(data), recipe.batch, recipe.seed)
+        # of the classes: what samples are drawn in where nobody chooses labels
+        for k in ("names", "shares"):
+            setattr(net, k, getattr(data, k, ()))
+        self.flow = check_pairs(flow.fit(data), data)
+        self.raw = trainable(net.to(self.acc.device)).train()
+        self.average = (
+            copy.deepcopy(net).to(self.acc.device).eval().requires_grad_(False)
+        )
         self.params = [p for p in self.raw.parameters() if p.requires_grad]
-        self.net, self.opt = self.acc.prepare(self.raw, torch.optim.AdamW(self.params, recipe.lr, weight_decay=0., fused=True))
-        if recipe.compile: self.net = compiled(self.net)
-        self.step, self.losses, self.loss, self.spent, self.signal, self.resumed = 0, [], float("nan"), 0., 0, False
-        self.config = {"recipe": dataclasses.asdict(recipe), "flow": flow.describe(), "net": net_args(net) | {"start": state_digest(net.state_dict())},
-                       "data": {"name": data.name, "n": len(data), "digest": data.digest(), "shape": data.shape, **{k: getattr(data, k, ()) for k in ("names", "shares")}}}
+        self.net, self.opt = self.acc.prepare(
+            self.raw,
+            torch.optim.AdamW(self.params, recipe.lr, weight_decay=0.0, fused=True),
+        )
+        if recipe.compile:
+            self.net = compiled(self.net)
+        self.step = 0
+        self.losses = []
+        self.loss = float("nan")
+        self.spent = 0.0
+        self.signal = 0
+        self.resumed = False
+        self.config = {
+            "recipe": dataclasses.asdict(recipe),
+            "flow": flow.describe(),
+            "net": net_args(net) | {"start": state_digest(net.state_dict())},
+            "data": {
+                "name": data.name,
+                "n": len(data),
+                "digest": data.digest(),
+                "shape": data.shape,
+                **{k: getattr(data, k, ()) for k in ("names", "shares")},
+            },
+        }
         self.track(tracker)
-        self.group = torch.distributed.new_group(backend="gloo") if self.acc.num_processes > 1 else None
-        self.begun, self.saved, self.shown, self.kept = time.monotonic(), self.now, self.now, 0
+        self.group = (
+            torch.distributed.new_group(backend="gloo")
+            if self.acc.num_processes > 1
+            else None
+        )
+        self.begun, self.saved, self.shown, self.kept = (
+            time.monotonic(),
+            self.now,
+            self.now,
+            0,
+        )
 
     @property
-    def fraction(self): return self.budget.fraction(self.step, self.step*self.recipe.batch, self.spent)
+    def fraction(self):
+        return self.budget.fraction(
+            self.step, self.step * self.recipe.batch, self.spent
+        )
 
 # %% ../nbs/07_training.ipynb #48d3a8de
 @patch(as_prop=True)
-def now(self:Trainer) -> tuple:
-    "Where the run stands: seconds of the machine's clock, and the part of the budget that is spent."
+def now(self: Trainer) -> tuple:
+    """Where the run stands: seconds of the machine's clock, and the part of the budget
+    that is spent.
+    """
     return time.monotonic(), self.fraction
 
 # %% ../nbs/07_training.ipynb #7228f14b
 @patch
-def train_step(self:Trainer):
+def train_step(self: Trainer):
     "One update of weights and average."
     r, k = self.recipe, self.step
-    random = torch.default_generator if self.acc.device.type == "cpu" else torch        # the latter visits all devices, which takes its time
+    # the latter visits all devices, which takes its time
+    random = torch.default_generator if self.acc.device.type == "cpu" else torch
     random.manual_seed(step_seed(r.seed, k, "dropout", self.acc.process_index))
     rng = Rng(step_seed(r.seed, k), device=self.acc.device)
     whole = self.data.batch(self.order(k), rng)
     for i in range(r.accumulate):
         with self.acc.accumulate(self.net), tf32(r.precision != "float32"):
-            loss = self.part_loss(whole, rng, self.acc.process_index*r.accumulate + i)
+            loss = self.part_loss(whole, rng, self.acc.process_index * r.accumulate + i)
             self.acc.backward(loss)
         self.losses.append(loss.detach())
     self.norm = self.acc.clip_grad_norm_(self.params, r.clip)
-    for group in self.opt.param_groups: group["lr"] = learning_rate(r, k, self.fraction)
+    for group in self.opt.param_groups:
+        group["lr"] = learning_rate(r, k, self.fraction)
     self.opt.step()
     self.opt.zero_grad()
     ema_update(self.average, self.raw, k, r.ema)
@@ -229,225 +397,404 @@ def train_step(self:Trainer):
 
 # %% ../nbs/07_training.ipynb #b371f9be
 @patch
-def part_loss(self:Trainer, whole, rng, i):
-    "The mean loss of the i-th part of this step's batch; labels reach a network that knows classes."
-    rng, batch = rng.cut(i, self.parts, whole["x1"]), {k: v.chunk(self.parts)[i] for k, v in whole.items()}
-    told = bind(self.net, batch.get("y"), self.recipe.label_dropout, rng)            # draws, whoever is told
+def part_loss(self: Trainer, whole, rng, i):
+    """The mean loss of the i-th part of this step's batch; labels reach a network that
+    knows classes.
+    """
+    rng = rng.cut(i, self.parts, whole["x1"])
+    batch = {k: v.chunk(self.parts)[i] for k, v in whole.items()}
+    # draws, whoever is told
+    told = bind(self.net, batch.get("y"), self.recipe.label_dropout, rng)
     net = told if getattr(self.raw, "classes", 0) else self.net
-    return self.flow.loss(lambda x, c: check_answer(net(x, c), x, self.flow.extra), batch["x1"], rng, x0=batch.get("x0")).mean()
+    return self.flow.loss(
+        lambda x, c: check_answer(net(x, c), x, self.flow.extra),
+        batch["x1"],
+        rng,
+        x0=batch.get("x0"),
+    ).mean()
 
 # %% ../nbs/07_training.ipynb #e73ea551
 @patch
-def tick(self:Trainer, stop):
-    "Agree with the other processes on the seconds spent and on a signal to stop: the largest of each."
-    said = torch.tensor([time.monotonic() - self.begun, max(stop, default=0)], dtype=torch.float64)
-    if self.group is not None: torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX, group=self.group)
-    self.spent, self.signal = float(said[0]), int(said[1])
+def tick(self: Trainer, stop):
+    """Agree with the other processes on the seconds spent and on a signal to stop: the
+    largest of each.
+    """
+    said = torch.tensor(
+        [time.monotonic() - self.begun, max(stop, default=0)], dtype=torch.float64
+    )
+    if self.group is not None:
+        torch.distributed.all_reduce(
+            said, torch.distributed.ReduceOp.MAX, group=self.group
+        )
+    self.spent = float(said[0])
+    self.signal = int(said[1])
 
 # %% ../nbs/07_training.ipynb #9858ec2c
 @patch(as_prop=True)
-def intact(self:Trainer):
+def intact(self: Trainer):
     "Which checkpoint an error leaves untouched."
-    return f"last good checkpoint in '{self.out}': " + max((p.name for p in (self.out/"state").glob("step-*")), default="none yet")
+    return f"last good checkpoint in '{self.out}': " + max(
+        (p.name for p in (self.out / "state").glob("step-*")), default="none yet"
+    )
+
 
 @patch
-def log(self:Trainer, bar):
+def log(self: Trainer, bar):
     "Append a line to metrics.jsonl; stop the run when the loss is not finite."
     self.loss = float(self.acc.reduce(torch.stack(self.losses).mean(), "mean"))
     self.losses.clear()
     if not math.isfinite(self.loss):
-        raise FloatingPointError(f"loss: {self.loss} near step {self.step}; lower lr ({self.recipe.lr}) or clip ({self.recipe.clip}); {self.intact}")
-    line = dict(step=self.step, images=self.step*self.recipe.batch, seconds=round(self.spent, 3), loss=self.loss,
-                lr=self.opt.param_groups[0]["lr"], grad_norm=float(self.norm))
+        raise FloatingPointError(
+            f"loss: {self.loss} near step {self.step}; lower lr ({self.recipe.lr}) "
+            f"or clip ({self.recipe.clip}); {self.intact}"
+        )
+    line = dict(
+        step=self.step,
+        images=self.step * self.recipe.batch,
+        seconds=round(self.spent, 3),
+        loss=self.loss,
+        lr=self.opt.param_groups[0]["lr"],
+        grad_norm=float(self.norm),
+    )
     self.acc.log(line, self.step)
     if main_process():
-        with writing(path := self.out/"metrics.jsonl"), open(path, "a") as f: f.write(json.dumps(line) + "\n")
+        with writing(path := self.out / "metrics.jsonl"), open(path, "a") as f:
+            f.write(json.dumps(line) + "\n")
     bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
 
+
 @patch
-def track(self:Trainer, tracker):
+def track(self: Trainer, tracker):
     "Send the log's numbers to one of accelerate's trackers, too."
-    if tracker and not self.acc.log_with: raise ValueError(f"tracker: '{tracker}' is not installed; install it, or leave tracker at None")
-    if tracker: self.acc.init_trackers("log", config=dataclasses.asdict(self.recipe))
+    if tracker and not self.acc.log_with:
+        raise ValueError(
+            f"tracker: '{tracker}' is not installed; install it, or leave tracker at "
+            "None"
+        )
+    if tracker:
+        self.acc.init_trackers("log", config=dataclasses.asdict(self.recipe))
 
 # %% ../nbs/07_training.ipynb #74ea32c5
 @patch
-def tensors(self:Trainer):
+def tensors(self: Trainer):
     "Everything that the next step depends on, by name."
     parts = {"net": self.raw.state_dict(), "ema": self.average.state_dict()}
     parts |= {f"opt/{i}": s for i, s in self.opt.state_dict()["state"].items()}
     return {f"{part}/{k}": v for part, state in parts.items() for k, v in state.items()}
 
+
 @patch
-def save(self:Trainer):
+def save(self: Trainer):
     "Write a checkpoint and drop all but the two newest."
     self.saved = self.now
-    if not (main_process() and all(p.isfinite().all() for p in self.raw.parameters())): return
-    save_state(self.out/"state"/f"step-{self.step:09d}.safetensors", self.tensors(),
-               step=self.step, seconds=self.spent, loss=self.loss, config=self.config)
-    for old in sorted((self.out/"state").glob("step-*.safetensors"))[:-2]: old.unlink()
+    if not (main_process() and all(p.isfinite().all() for p in self.raw.parameters())):
+        return
+    save_state(
+        self.out / "state" / f"step-{self.step:09d}.safetensors",
+        self.tensors(),
+        step=self.step,
+        seconds=self.spent,
+        loss=self.loss,
+        config=self.config,
+    )
+    for old in sorted((self.out / "state").glob("step-*.safetensors"))[:-2]:
+        old.unlink()
 
 # %% ../nbs/07_training.ipynb #f1dccdf2
-FREE = ("budget", "accumulate", "compile", "log_every", "save_every", "preview_every", "keep")  # what a resumed run may change
+# what a resumed run may change
+FREE = (
+    "budget",
+    "accumulate",
+    "compile",
+    "log_every",
+    "save_every",
+    "preview_every",
+    "keep",
+)
+
 
 def same_run(
-    old:dict, # the configuration in a checkpoint
-    new:dict, # the configuration asked for
-    out, # for the message
+    old: dict,  # the configuration in a checkpoint
+    new: dict,  # the configuration asked for
+    out,  # for the message
 ):
-    "ValueError, naming each difference, when a checkpoint belongs to another configuration."
-    entries = lambda c: {f"{a}.{b}": v for a in c for b, v in c[a].items() if b not in FREE}
-    old, new = entries(json.loads(json.dumps(old))), entries(json.loads(json.dumps(new)))
-    diff = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
-    if diff: raise ValueError(f"resume: '{out}' holds a run of another configuration ({'; '.join(diff)}); give another folder, or the same settings")
+    """ValueError, naming each difference, when a checkpoint belongs to another
+    configuration.
+    """
+    entries = lambda c: {
+        f"{a}.{b}": v for a in c for b, v in c[a].items() if b not in FREE
+    }
+    old = entries(json.loads(json.dumps(old)))
+    new = entries(json.loads(json.dumps(new)))
+    diff = [
+        f"{k} was {old.get(k)!r}, now {new.get(k)!r}"
+        for k in sorted(old.keys() | new.keys())
+        if old.get(k) != new.get(k)
+    ]
+    if diff:
+        raise ValueError(
+            f"resume: '{out}' holds a run of another configuration "
+            f"({'; '.join(diff)}); give another folder, or the same settings"
+        )
 
 # %% ../nbs/07_training.ipynb #4a9b314c
 @patch
-def restore(self:Trainer):
+def restore(self: Trainer):
     "Continue from the newest whole checkpoint, if there is one."
-    found = newest_state(self.out/"state")
-    if found is None: return self.trim_log()
+    found = newest_state(self.out / "state")
+    if found is None:
+        return self.trim_log()
     path, tensors, meta = found
-    part = lambda name: {k.removeprefix(name + "/"): v for k, v in tensors.items() if k.startswith(name + "/")}
+    part = lambda name: {
+        k.removeprefix(name + "/"): v
+        for k, v in tensors.items()
+        if k.startswith(name + "/")
+    }
     was, now = meta["config"].get("net", {}), self.config["net"]
-    own = [state_digest({k: p[k] for k in self.raw.state_dict() if k in p}) for p in (part("net"), part("ema"))]
-    if now["start"] in own: now["start"] = was.get("start")                      # the very network that this run has trained
+    own = [
+        state_digest({k: p[k] for k in self.raw.state_dict() if k in p})
+        for p in (part("net"), part("ema"))
+    ]
+    # the very network that this run has trained
+    if now["start"] in own:
+        now["start"] = was.get("start")
     same_run(meta["config"], self.config, self.out)
     self.raw.load_state_dict(part("net"))
     self.average.load_state_dict(part("ema"))
     n = len(self.params)
-    self.opt.load_state_dict(self.opt.state_dict() | {"state": {i: part(f"opt/{i}") for i in range(n) if part(f"opt/{i}")}})
-    self.step, self.loss, self.spent = meta["step"], meta["loss"], meta["seconds"]
+    self.opt.load_state_dict(
+        self.opt.state_dict()
+        | {"state": {i: part(f"opt/{i}") for i in range(n) if part(f"opt/{i}")}}
+    )
+    self.step = meta["step"]
+    self.loss = meta["loss"]
+    self.spent = meta["seconds"]
     self.begun -= self.spent
-    self.saved, self.shown, self.kept = self.now, self.now, int(self.recipe.keep*self.fraction)
+    self.saved, self.shown, self.kept = (
+        self.now,
+        self.now,
+        int(self.recipe.keep * self.fraction),
+    )
     self.trim_log()
     self.resumed = True
 
 # %% ../nbs/07_training.ipynb #f2de0a70
 @patch
-def left(self:Trainer) -> str:
+def left(self: Trainer) -> str:
     "What is left of the budget, in its own unit."
-    return f"{max(0., self.budget.amount*(1 - self.fraction)):,.4g} {self.budget.unit} to do"
+    return f"{max(0.0, self.budget.amount * (1 - self.fraction)):,.4g} {self.budget.unit} to do"
+
 
 @patch
-def say(self:Trainer, what):
+def say(self: Trainer, what):
     "A line on the terminal, from the process that writes."
-    if main_process(): print(f"{self.out}: {what}", file=sys.stderr, flush=True)
+    if main_process():
+        print(f"{self.out}: {what}", file=sys.stderr, flush=True)
 
 # %% ../nbs/07_training.ipynb #6afb992e
 @patch
-def trim_log(self:Trainer):
+def trim_log(self: Trainer):
     "Drop what the log says of steps after the checkpoint: they will be taken again."
-    if not main_process(): return
-    path = self.out/"metrics.jsonl"
+    if not main_process():
+        return
+    path = self.out / "metrics.jsonl"
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    write_atomic(path, "".join(l + "\n" for l in lines if _step(l) <= self.step).encode())
+    write_atomic(
+        path, "".join(l + "\n" for l in lines if _step(l) <= self.step).encode()
+    )
+
 
 def _step(line):
-    try: return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError): return math.inf          # half a line, or damaged
+    try:
+        return json.loads(line)["step"]
+    # half a line, or damaged
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 # %% ../nbs/07_training.ipynb #ee039193
 @patch
-def preview(self:Trainer):
-    "A grid of samples of the averaged network, written to samples.png; points have no picture."
+def preview(self: Trainer):
+    """A grid of samples of the averaged network, written to samples.png; points have no
+    picture.
+    """
     self.shown = self.now
-    if len(self.data.shape) != 3 or not main_process(): return
-    how = self.recipe.asks(**self.flow.sampler if "nfe" in self.flow.sampler else dict(solver="heun", nfe=40))               # cheap where the flow's own sampler is adaptive
-    try: out = sample(self.flow, self.average, 64, self.data.shape, labels=own_labels(self.average, 64), device=self.acc.device, **how)
-    except (RuntimeError, ValueError) as e: return self.say(f"no samples drawn at step {self.step} ({e})")
-    save_grid(out.x, self.out/"samples.png")
+    if len(self.data.shape) != 3 or not main_process():
+        return
+    # cheap where the flow's own sampler is adaptive
+    how = self.recipe.asks(
+        **self.flow.sampler
+        if "nfe" in self.flow.sampler
+        else dict(solver="heun", nfe=40)
+    )
+    try:
+        out = sample(
+            self.flow,
+            self.average,
+            64,
+            self.data.shape,
+            labels=own_labels(self.average, 64),
+            device=self.acc.device,
+            **how,
+        )
+    except (RuntimeError, ValueError) as e:
+        return self.say(f"no samples drawn at step {self.step} ({e})")
+    save_grid(out.x, self.out / "samples.png")
 
 # %% ../nbs/07_training.ipynb #723175e7
 @patch
-def run(self:Trainer, progress=True):
+def run(self: Trainer, progress=True):
     "Train until the budget is spent or a signal asks to stop."
-    if progress and self.resumed: self.say(f"resumed at step {self.step}, {self.left()}")
-    if self.fraction < 1 and main_process(): (self.out/"config.json").unlink(missing_ok=True)         # the weights beside it are no longer the run's last
-    bar = tqdm(total=100, disable=not progress or not main_process(), unit="%", bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}",
-               desc=self.out.name, mininterval=1 if sys.stderr.isatty() else 15)
+    if progress and self.resumed:
+        self.say(f"resumed at step {self.step}, {self.left()}")
+    # the weights beside it are no longer the run's last
+    if self.fraction < 1 and main_process():
+        (self.out / "config.json").unlink(missing_ok=True)
+    bar = tqdm(
+        total=100,
+        disable=not progress or not main_process(),
+        unit="%",
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}",
+        desc=self.out.name,
+        mininterval=1 if sys.stderr.isatty() else 15,
+    )
     with stop_signals() as stop, torch.random.fork_rng():
         while self.fraction < 1 and not self.signal:
             self.train_step()
             self.tick(stop)
             done = self.fraction >= 1 or self.signal > 0
-            if self.step % self.recipe.log_every == 0 or done: self.log(bar)
-            bar.update(min(100, 100*self.fraction) - bar.n)
+            if self.step % self.recipe.log_every == 0 or done:
+                self.log(bar)
+            bar.update(min(100, 100 * self.fraction) - bar.n)
             self.keep(force=done)
-            if done: self.tick(stop)                                            # a signal that came meanwhile
+            if done:
+                self.tick(stop)  # a signal that came meanwhile
     bar.close()
-    for t in self.acc.trackers: t.finish()
-    if self.signal: self.say(f"stopped at step {self.step}, {self.left()}; give the same call or command again to go on, or sample what it has learnt so far by this folder")
-    if self.signal: raise KeyboardInterrupt if self.signal == signal.SIGINT else SystemExit(128 + self.signal)
+    for t in self.acc.trackers:
+        t.finish()
+    if self.signal:
+        self.say(
+            f"stopped at step {self.step}, {self.left()}; give the same call or "
+            "command again to go on, or sample what it has learnt so far by this "
+            "folder"
+        )
+    if self.signal:
+        raise (
+            KeyboardInterrupt
+            if self.signal == signal.SIGINT
+            else SystemExit(128 + self.signal)
+        )
 
 # %% ../nbs/07_training.ipynb #33084cc6
 @patch
-def keep(self:Trainer, force):
+def keep(self: Trainer, force):
     "Checkpoint and preview, when they are due."
     logged, r = not self.losses, self.recipe
-    if force or logged and self.due(self.saved, r.save_every): self.save()
-    if logged and self.due(self.shown, r.preview_every): self.preview()
-    if 0 < (k := int(r.keep*self.fraction)) < r.keep and k > self.kept: self.leave(k)
+    if force or logged and self.due(self.saved, r.save_every):
+        self.save()
+    if logged and self.due(self.shown, r.preview_every):
+        self.preview()
+    if 0 < (k := int(r.keep * self.fraction)) < r.keep and k > self.kept:
+        self.leave(k)
+
 
 @patch
-def leave(self:Trainer,
-    k:int, # parts of the budget that are spent
+def leave(
+    self: Trainer,
+    k: int,  # parts of the budget that are spent
 ):
     "Keep the averaged network as it is now, with what it has cost, in half precision."
     self.kept = k
-    cost = dict(images=self.step*self.recipe.batch, minutes=self.spent/60)
-    if main_process(): save_net(self.average, self.out/"averages"/str(k), half=True, run=self.config | cost)
+    cost = dict(images=self.step * self.recipe.batch, minutes=self.spent / 60)
+    if main_process():
+        save_net(
+            self.average,
+            self.out / "averages" / str(k),
+            half=True,
+            run=self.config | cost,
+        )
+
 
 @patch
-def due(self:Trainer,
-    last:tuple, # `now` when it was last done
-    every:float, # minutes; None is a tenth of the budget
+def due(
+    self: Trainer,
+    last: tuple,  # `now` when it was last done
+    every: float,  # minutes; None is a tenth of the budget
 ) -> bool:
     "Is it time to do it again?"
     (seconds, part), (then, done) = self.now, last
-    return part - done >= .1 if every is None else seconds - then >= 60*every
+    return part - done >= 0.1 if every is None else seconds - then >= 60 * every
 
 # %% ../nbs/07_training.ipynb #7e6899fd
 @patch
-def finish(self:Trainer):
+def finish(self: Trainer):
     "Leave samples of the last weights, unless they are there, and the network."
-    if not main_process(): return
-    drawn = (p.stat().st_mtime_ns if (p := self.out/"samples.png").exists() else 0)
-    if any(p.stat().st_mtime_ns > drawn for p in (self.out/"state").glob("step-*")): self.preview()
+    if not main_process():
+        return
+    drawn = p.stat().st_mtime_ns if (p := self.out / "samples.png").exists() else 0
+    if any(p.stat().st_mtime_ns > drawn for p in (self.out / "state").glob("step-*")):
+        self.preview()
     save_net(self.average, self.out, run=self.config)
 
 # %% ../nbs/07_training.ipynb #abc5a4d4
 def checkpoint_net(
-    folder, # of a run that is not finished
-    net:nn.Module=None, # a module of your own to put the weights into
-) -> tuple: # the averaged network, and the run's configuration
+    folder,  # of a run that is not finished
+    net: nn.Module = None,  # a module of your own to put the weights into
+) -> tuple:  # the averaged network, and the run's configuration
     "What a run had learnt at its newest checkpoint."
-    found = newest_state(Path(folder)/"state")
-    if found is None: raise FileNotFoundError(f"folder: '{folder}' holds neither a finished run nor a checkpoint of one; give the folder of a run")
+    found = newest_state(Path(folder) / "state")
+    if found is None:
+        raise FileNotFoundError(
+            f"folder: '{folder}' holds neither a finished run nor a checkpoint of "
+            "one; give the folder of a run"
+        )
     _, tensors, meta = found
     run = meta["config"]
     net = build_net(run.get("net", {})) if net is None else net
-    try: net.load_state_dict({k.removeprefix("ema/"): v for k, v in tensors.items() if k.startswith("ema/")})
-    except RuntimeError as e: raise ValueError(f"net: the checkpoint in '{folder}' is of another network ({' '.join(str(e).split())[:200]}); give one like that") from None
+    try:
+        net.load_state_dict(
+            {
+                k.removeprefix("ema/"): v
+                for k, v in tensors.items()
+                if k.startswith("ema/")
+            }
+        )
+    except RuntimeError as e:
+        raise ValueError(
+            f"net: the checkpoint in '{folder}' is of another network "
+            f"({' '.join(str(e).split())[:200]}); give one like that"
+        ) from None
     return ready(net, run), run
 
 # %% ../nbs/07_training.ipynb #b3848c26
 def train(
-    flow:Flow, # what to train
-    net:nn.Module, # the network to start from, trained in place: one of this library, or a module of your own that is called as `net(x, c)`, or `net(x, c, y)` where it says by `classes` how many it knows
-    data, # a `Data` set or a coupling
-    out, # the run's folder
-    recipe:Recipe=None, # how; None is `Recipe()`
+    flow: Flow,  # what to train
+    # the network to start from, trained in place: one of this library, or a module of
+    # your own that is called as `net(x, c)`, or `net(x, c, y)` where it says by
+    # `classes` how many it knows
+    net: nn.Module,
+    data,  # a `Data` set or a coupling
+    out,  # the run's folder
+    recipe: Recipe = None,  # how; None is `Recipe()`
     *,
-    resume:bool=True, # continue the run that `out` holds; False demands a folder without one
-    device:str=None, # `cpu`, `cuda`, `mps`; None chooses
-    progress:bool=True, # show a bar
-    tracker:str=None, # one of accelerate's, such as `tensorboard`
-) -> Trained: # .net (the averaged weights), .steps, .images, .minutes, .loss, .precision, .out
-    "Train a flow on data; the folder gets config.json, metrics.jsonl, samples.png, model.safetensors and state/."
+    # continue the run that `out` holds; False demands a folder without one
+    resume: bool = True,
+    device: str = None,  # `cpu`, `cuda`, `mps`; None chooses
+    progress: bool = True,  # show a bar
+    tracker: str = None,  # one of accelerate's, such as `tensorboard`
+) -> (
+    Trained
+):  # .net (the averaged weights), .steps, .images, .minutes, .loss, .precision, .out
+    """Train a flow on data; the folder gets config.json, metrics.jsonl, samples.png,
+    model.safetensors and state/.
+    """
     recipe = recipe or Recipe()
     t = Trainer(flow, net, data, out, recipe, resume, device, tracker)
-    try: t.restore(); t.run(progress); t.finish()
-    except WriteError as e: e.intact = f"; {t.intact}"; raise
-    images, minutes = t.step*recipe.batch, t.spent/60
+    try:
+        t.restore()
+        t.run(progress)
+        t.finish()
+    except WriteError as e:
+        e.intact = f"; {t.intact}"
+        raise
+    images, minutes = t.step * recipe.batch, t.spent / 60
     return Trained(t.average, t.step, images, minutes, t.loss, recipe.precision, t.out)

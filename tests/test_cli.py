@@ -1,4 +1,7 @@
-"Both command lines, given what is wrong: one sentence and the right status each; and what they write, read back."
+"""Both command lines, given what is wrong: one sentence and the right status each; and
+what they write, read back.
+"""
+
 import dataclasses, io, json, os, re, shutil, signal, subprocess, sys, tarfile, time
 from pathlib import Path
 
@@ -15,38 +18,64 @@ MODEL, TOLD = "digits-1-rf", "digits-1-rf-classes"
 TINY = "--dataset moons --budget 6:steps --reflow_budget 4:steps --distill_budget 4:steps --batch 8 --pairs 16 --samples 20 --tol .1 --device cpu"
 TINY = [w.replace(":", " ") for w in TINY.split()]
 
-def odeflow(*words): return cli.main([str(w) for w in words])
-def train(*words): return experiment.main([str(w) for w in words])
+
+def odeflow(*words):
+    return cli.main([str(w) for w in words])
+
+
+def train(*words):
+    return experiment.main([str(w) for w in words])
+
 
 @pytest.fixture
 def ends(capsys):
     "How a command line ends: its status, standard output, standard error."
+
     def run(main, *words):
-        try: status = main(*words)
-        except SystemExit as e: status = e.code
+        try:
+            status = main(*words)
+        except SystemExit as e:
+            status = e.code
         return status, *capsys.readouterr()
+
     return run
+
 
 @pytest.fixture
 def room(tmp_path, monkeypatch):
     "A folder to work in, with things that are not what they seem."
     monkeypatch.chdir(tmp_path)
-    (tmp_path/"file").write_text("x"); (tmp_path/"folder").mkdir(); (tmp_path/"full").mkdir(); (tmp_path/"full/a").write_text("a")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/a").write_text("a")
     for name in ("pictures", "odd"):
-        (tmp_path/name).mkdir()
-        for i in range(6): Image.fromarray(np.random.RandomState(i).randint(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path/name/f"{i}.png")
-    (tmp_path/"odd/z.png").write_bytes(b"no picture")
-    np.savez("floats.npz", images=np.zeros((3, 8, 8, 1))); np.savez("nine.npz", images=np.zeros((3, 9, 9, 1), np.uint8)); np.savez("objects.npz", images=np.array([{}], object))
-    (tmp_path/"cut.npz").write_bytes((tmp_path/"nine.npz").read_bytes()[:99])
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            Image.fromarray(
+                np.random.RandomState(i).randint(0, 256, (8, 8), dtype=np.uint8)
+            ).save(tmp_path / name / f"{i}.png")
+    (tmp_path / "odd/z.png").write_bytes(b"no picture")
+    np.savez("floats.npz", images=np.zeros((3, 8, 8, 1)))
+    np.savez("nine.npz", images=np.zeros((3, 9, 9, 1), np.uint8))
+    np.savez("objects.npz", images=np.array([{}], object))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "nine.npz").read_bytes()[:99])
     pack("full", "parts")
     return tmp_path
 
+
 def damaged(name, change=None, **files):
     "A model's folder with a changed configuration, or other files."
-    shutil.copytree(PRETRAINED/MODEL, name)
+    shutil.copytree(PRETRAINED / MODEL, name)
     config = json.loads(Path(name, "config.json").read_text())
-    if change: change(config); Path(name, "config.json").write_text(json.dumps(config))
-    for k, blob in files.items(): Path(name, {"config": "config.json", "weights": "model.safetensors"}[k]).write_bytes(blob)
+    if change:
+        change(config)
+        Path(name, "config.json").write_text(json.dumps(config))
+    for k, blob in files.items():
+        Path(
+            name, {"config": "config.json", "weights": "model.safetensors"}[k]
+        ).write_bytes(blob)
+
 
 # What is wrong with the input: status 1 and one sentence
 
@@ -129,292 +158,825 @@ unpack parts file                                | folder: 'file' is there and i
 unpack parts file/to                             | 'file'
 """
 
+
 def refused(told, prog):
     "Status 1, nothing on standard output, one line on standard error; returns it."
     status, out, err = told
-    assert status == 1 and out == "" and err.count("\n") == 1 and err.startswith(f"{prog}: ") and "Errno" not in err and "Traceback" not in err, (status, out, err)
+    assert (
+        status == 1
+        and out == ""
+        and err.count("\n") == 1
+        and err.startswith(f"{prog}: ")
+        and "Errno" not in err
+        and "Traceback" not in err
+    ), (status, out, err)
     return err
+
 
 def test_wrong_input_of_every_argument_gets_one_sentence(room, ends):
     for line in WRONG.strip().splitlines():
         words, says = (w.strip() for w in line.split("|", 1))
         name, *rest = [{"M": MODEL, "C": TOLD}.get(w, w) for w in words.split()]
         assert says in refused(ends(odeflow, name, *rest), f"odeflow {name}"), line
-    assert {p.name for p in room.iterdir()} == {"file", "folder", "full", "pictures", "odd", "floats.npz", "nine.npz", "objects.npz", "cut.npz", "parts"}   # nothing is left behind
+    # nothing is left behind
+    assert {p.name for p in room.iterdir()} == {
+        "file",
+        "folder",
+        "full",
+        "pictures",
+        "odd",
+        "floats.npz",
+        "nine.npz",
+        "objects.npz",
+        "cut.npz",
+        "parts",
+    }
+
 
 def without(*path):
     def change(c):
-        for k in path[:-1]: c = c[k]
+        for k in path[:-1]:
+            c = c[k]
         del c[path[-1]]
+
     return change
+
 
 def with_(value, *path):
     def change(c):
-        for k in path[:-1]: c = c[k]
+        for k in path[:-1]:
+            c = c[k]
         c[path[-1]] = value
+
     return change
 
-CHANGES = {"no net": without("net"), "net": with_([1], "net"), "no shape": without("shape"), "shape": with_("abc", "shape"), "short shape": with_([2], "shape"), "no run": without("run"),
-           "run": with_([], "run"), "null run": with_(None, "run"), "no flow": without("run", "flow"), "flow": with_([], "run", "flow"), "null flow": with_(None, "run", "flow"),
-           "no name": without("run", "flow", "flow"), "name": with_("Nope", "run", "flow", "flow"), "list name": with_([1], "run", "flow", "flow"), "no prior": without("run", "flow", "prior"),
-           "channels": with_("x", "channels"), "many channels": with_(10**9, "channels"), "mults": with_(3, "mults"), "classes": with_(-3, "classes"), "time": with_("x", "run", "flow", "time")}
-BLOBS = {"half JSON": dict(config=b"{"), "no text": dict(config=b"\xff\xfe"), "list": dict(config=b"[]"), "null": dict(config=b"null"), "empty": dict(config=b"{}"),
-         "no weights": dict(weights=b""), "junk": dict(weights=b"x"*5000), "cut": dict(weights=(PRETRAINED/MODEL/"model.safetensors").read_bytes()[:-10])}
+
+CHANGES = {
+    "no net": without("net"),
+    "net": with_([1], "net"),
+    "no shape": without("shape"),
+    "shape": with_("abc", "shape"),
+    "short shape": with_([2], "shape"),
+    "no run": without("run"),
+    "run": with_([], "run"),
+    "null run": with_(None, "run"),
+    "no flow": without("run", "flow"),
+    "flow": with_([], "run", "flow"),
+    "null flow": with_(None, "run", "flow"),
+    "no name": without("run", "flow", "flow"),
+    "name": with_("Nope", "run", "flow", "flow"),
+    "list name": with_([1], "run", "flow", "flow"),
+    "no prior": without("run", "flow", "prior"),
+    "channels": with_("x", "channels"),
+    "many channels": with_(10**9, "channels"),
+    "mults": with_(3, "mults"),
+    "classes": with_(-3, "classes"),
+    "time": with_("x", "run", "flow", "time"),
+}
+BLOBS = {
+    "half JSON": dict(config=b"{"),
+    "no text": dict(config=b"\xff\xfe"),
+    "list": dict(config=b"[]"),
+    "null": dict(config=b"null"),
+    "empty": dict(config=b"{}"),
+    "no weights": dict(weights=b""),
+    "junk": dict(weights=b"x" * 5000),
+    "cut": dict(weights=(PRETRAINED / MODEL / "model.safetensors").read_bytes()[:-10]),
+}
+
 
 def test_a_damaged_model_gets_one_sentence(room, ends):
-    for name, change in CHANGES.items(): damaged(name, change)
-    for name, files in BLOBS.items(): damaged(name, **files)
-    for name in [*CHANGES, *BLOBS]: refused(ends(odeflow, "sample", name, "--n", 2, "--nfe", 2, "--out", "a.npz"), "odeflow sample")
+    for name, change in CHANGES.items():
+        damaged(name, change)
+    for name, files in BLOBS.items():
+        damaged(name, **files)
+    for name in [*CHANGES, *BLOBS]:
+        refused(
+            ends(odeflow, "sample", name, "--n", 2, "--nfe", 2, "--out", "a.npz"),
+            "odeflow sample",
+        )
     damaged("folders")
-    for f in ("config.json", "model.safetensors"): Path("folders", f).unlink(); Path("folders", f).mkdir()
+    for f in ("config.json", "model.safetensors"):
+        Path("folders", f).unlink()
+        Path("folders", f).mkdir()
     refused(ends(odeflow, "sample", "folders", "--out", "a.npz"), "odeflow sample")
 
-@pytest.mark.parametrize("words", ["--lr nan", "--lr -1", "--tol inf", "--batch 0", "--batch -3", "--pairs 0", "--rounds 0", "--samples 1", "--resize 3", "--resize 8", "--seed -1", "--budget nan:steps", "--budget -1:steps",
-                                   "--budget 5", "--device gpu9", "--dataset nowhere", "--dataset file", "--dataset folder", "--dataset floats.npz", "--out file", "--out file/x", "--precision fp16", "--preset huge"])
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--lr nan",
+        "--lr -1",
+        "--tol inf",
+        "--batch 0",
+        "--batch -3",
+        "--pairs 0",
+        "--rounds 0",
+        "--samples 1",
+        "--resize 3",
+        "--resize 8",
+        "--seed -1",
+        "--budget nan:steps",
+        "--budget -1:steps",
+        "--budget 5",
+        "--device gpu9",
+        "--dataset nowhere",
+        "--dataset file",
+        "--dataset folder",
+        "--dataset floats.npz",
+        "--out file",
+        "--out file/x",
+        "--precision fp16",
+        "--preset huge",
+    ],
+)
 def test_a_wrong_value_of_a_training_gets_one_sentence(room, ends, words):
-    assert words.split()[0].strip("-") in refused(ends(train, "rf", *TINY, "--out", "run", *(w.replace(":", " ") for w in words.split())), "odeflow.train")
+    assert words.split()[0].strip("-") in refused(
+        ends(
+            train,
+            "rf",
+            *TINY,
+            "--out",
+            "run",
+            *(w.replace(":", " ") for w in words.split()),
+        ),
+        "odeflow.train",
+    )
     assert not list(room.rglob("*.safetensors"))
+
 
 def test_a_loss_that_is_no_longer_finite(room, ends):
     "The sentence of the training, below its progress bar, and no traceback."
-    status, _, err = ends(train, "rf", *TINY, "--out", "run", "--lr", "1e30", "--budget", "60 steps")
+    status, _, err = ends(
+        train, "rf", *TINY, "--out", "run", "--lr", "1e30", "--budget", "60 steps"
+    )
     last = err.replace("\r", "\n").splitlines()[-1]
-    assert status == 1 and re.fullmatch(r"odeflow.train: loss: (nan|inf) near step \d+; lower lr \(1e\+30\) or clip .*", last) and "Traceback" not in err, err
+    assert (
+        status == 1
+        and re.fullmatch(
+            r"odeflow.train: loss: (nan|inf) near step \d+; lower lr \(1e\+30\) or "
+            r"clip .*",
+            last,
+        )
+        and "Traceback" not in err
+    ), err
+
 
 # Words that cannot be read: status 2; a fault of the program: status 70
 
-@pytest.mark.parametrize("main, words, says", [
-    (odeflow, "fud", "odeflow: there is no command 'fud'; there are sample, encode, fid, pack, unpack"),
-    (odeflow, "sample", "odeflow sample: the following arguments are required: model; `odeflow sample --help` explains"),
-    (odeflow, "sample M --n x", "odeflow sample: argument --n: invalid int value: 'x'; `odeflow sample --help` explains"),
-    (odeflow, "sample M --n 1.5", "odeflow sample: argument --n: invalid int value: '1.5'; `odeflow sample --help` explains"),
-    (odeflow, "sample M --gain 2", "odeflow sample: unrecognized arguments: --gain 2; `odeflow sample --help` explains"),
-    (odeflow, "unpack a b c", "odeflow unpack: unrecognized arguments: c; `odeflow unpack --help` explains"),
-    (train, "fud", "python -m odeflow.train: argument {rf,sde,pfgm,transfer}: invalid choice: 'fud'"),
-    (train, "", "python -m odeflow.train: the following arguments are required: {rf,sde,pfgm,transfer}"),
-    (train, "rf --rounds two", "python -m odeflow.train rf: argument --rounds: 'two' is no int; give 1 or more; `python -m odeflow.train rf --help` explains"),
-    (train, "rf --lr", "python -m odeflow.train rf: argument --lr: expected one argument"),
-    (train, "rf --distill maybe", "python -m odeflow.train rf: argument --distill: 'maybe' is no bool; give True or False"),
-    (train, "rf --seed 1.5", "python -m odeflow.train rf: argument --seed: '1.5' is no int; give 0 or more"),
-    (train, "sde --roundz 2", "python -m odeflow.train: unrecognized arguments: --roundz 2"),
-])
+
+@pytest.mark.parametrize(
+    "main, words, says",
+    [
+        (
+            odeflow,
+            "fud",
+            "odeflow: there is no command 'fud'; there are sample, encode, fid, "
+            "pack, unpack",
+        ),
+        (
+            odeflow,
+            "sample",
+            "odeflow sample: the following arguments are required: model; `odeflow "
+            "sample --help` explains",
+        ),
+        (
+            odeflow,
+            "sample M --n x",
+            "odeflow sample: argument --n: invalid int value: 'x'; `odeflow sample "
+            "--help` explains",
+        ),
+        (
+            odeflow,
+            "sample M --n 1.5",
+            "odeflow sample: argument --n: invalid int value: '1.5'; `odeflow sample "
+            "--help` explains",
+        ),
+        (
+            odeflow,
+            "sample M --gain 2",
+            "odeflow sample: unrecognized arguments: --gain 2; `odeflow sample "
+            "--help` explains",
+        ),
+        (
+            odeflow,
+            "unpack a b c",
+            "odeflow unpack: unrecognized arguments: c; `odeflow unpack --help` "
+            "explains",
+        ),
+        (
+            train,
+            "fud",
+            "python -m odeflow.train: argument {rf,sde,pfgm,transfer}: invalid "
+            "choice: 'fud'",
+        ),
+        (
+            train,
+            "",
+            "python -m odeflow.train: the following arguments are required: "
+            "{rf,sde,pfgm,transfer}",
+        ),
+        (
+            train,
+            "rf --rounds two",
+            "python -m odeflow.train rf: argument --rounds: 'two' is no int; give 1 "
+            "or more; `python -m odeflow.train rf --help` explains",
+        ),
+        (
+            train,
+            "rf --lr",
+            "python -m odeflow.train rf: argument --lr: expected one argument",
+        ),
+        (
+            train,
+            "rf --distill maybe",
+            "python -m odeflow.train rf: argument --distill: 'maybe' is no bool; "
+            "give True or False",
+        ),
+        (
+            train,
+            "rf --seed 1.5",
+            "python -m odeflow.train rf: argument --seed: '1.5' is no int; give 0 or "
+            "more",
+        ),
+        (
+            train,
+            "sde --roundz 2",
+            "python -m odeflow.train: unrecognized arguments: --roundz 2",
+        ),
+    ],
+)
 def test_words_that_cannot_be_read(ends, main, words, says):
     status, out, err = ends(main, *words.split())
     assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith(says), err
 
-SLIPS = {"value": (ValueError("a\n  b"), 1, "a b"), "key": (KeyError("k"), 70, "this is a fault of the program, KeyError: 'k'"), "name": (NameError("n"), 70, "this is a fault of the program, NameError: n"),
-         "index": (IndexError("i"), 70, "this is a fault of the program, IndexError: i"), "attribute": (AttributeError("t"), 70, "this is a fault of the program, AttributeError: t"),
-         "assert": (AssertionError(), 70, "this is a fault of the program, AssertionError"), "float": (FloatingPointError("f"), 1, "f"), "tar": (tarfile.ReadError("r"), 1, "r"),
-         "disk": (OSError(28, "No space left on device", "f"), 1, "No space left on device: 'f'"), "memory": (MemoryError(), 1, "memory: there is not enough")}
+
+SLIPS = {
+    "value": (ValueError("a\n  b"), 1, "a b"),
+    "key": (KeyError("k"), 70, "this is a fault of the program, KeyError: 'k'"),
+    "name": (NameError("n"), 70, "this is a fault of the program, NameError: n"),
+    "index": (IndexError("i"), 70, "this is a fault of the program, IndexError: i"),
+    "attribute": (
+        AttributeError("t"),
+        70,
+        "this is a fault of the program, AttributeError: t",
+    ),
+    "assert": (AssertionError(), 70, "this is a fault of the program, AssertionError"),
+    "float": (FloatingPointError("f"), 1, "f"),
+    "tar": (tarfile.ReadError("r"), 1, "r"),
+    "disk": (
+        OSError(28, "No space left on device", "f"),
+        1,
+        "No space left on device: 'f'",
+    ),
+    "memory": (MemoryError(), 1, "memory: there is not enough"),
+}
+
 
 @pytest.mark.parametrize("slip", SLIPS)
 @pytest.mark.parametrize("debug", [False, True])
 def test_both_mains_end_alike(monkeypatch, ends, slip, debug):
     error, status, says = SLIPS[slip]
-    def fail(*args, **given): raise error
-    monkeypatch.setitem(cli.COMMANDS, "pack", lambda: fail()); monkeypatch.setattr(experiment, "run", fail)
-    for main, words, prog in ((odeflow, ["pack"], "odeflow pack"), (train, ["rf"], "odeflow.train"), (train, ["rf", "--seed", "1"], "odeflow.train")):
-        got, out, err = ends(main, *words, *["--debug"]*debug)
-        assert got == status and out == "" and err.splitlines()[-1].startswith(f"{prog}: {says}"), err
-        assert err.startswith("Traceback (most recent call last):") if debug else err.count("\n") == 1
+
+    def fail(*args, **given):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "pack", lambda: fail())
+    monkeypatch.setattr(experiment, "run", fail)
+    for main, words, prog in (
+        (odeflow, ["pack"], "odeflow pack"),
+        (train, ["rf"], "odeflow.train"),
+        (train, ["rf", "--seed", "1"], "odeflow.train"),
+    ):
+        got, out, err = ends(main, *words, *["--debug"] * debug)
+        assert (
+            got == status
+            and out == ""
+            and err.splitlines()[-1].startswith(f"{prog}: {says}")
+        ), err
+        assert (
+            err.startswith("Traceback (most recent call last):")
+            if debug
+            else err.count("\n") == 1
+        )
+
 
 def test_debug_stands_anywhere(monkeypatch, ends):
     monkeypatch.setattr(experiment, "run", lambda name, **given: {}[name])
     monkeypatch.setitem(cli.COMMANDS, "pack", lambda folder, limit=1: {}[folder])
-    for main, lines in ((train, (["--debug", "rf"], ["rf", "--debug"], ["rf", "--debug", "--seed", "1"])), (odeflow, (["pack", "--debug", "a"], ["pack", "a", "--debug"]))):
-        for words in lines: assert "Traceback" in ends(main, *words)[2]
+    for main, lines in (
+        (
+            train,
+            (["--debug", "rf"], ["rf", "--debug"], ["rf", "--debug", "--seed", "1"]),
+        ),
+        (odeflow, (["pack", "--debug", "a"], ["pack", "a", "--debug"])),
+    ):
+        for words in lines:
+            assert "Traceback" in ends(main, *words)[2]
         assert "--debug" in ends(main, lines[-1][0], "--help")[1]
+
 
 def forked(main, *words):
     "A process that runs this command line, and the reading end of its standard error."
     read, write = os.pipe()
-    if pid := os.fork(): os.close(write); return pid, open(read)
+    if pid := os.fork():
+        os.close(write)
+        return pid, open(read)
     status = 99
-    signal.signal(signal.SIGINT, signal.default_int_handler)            # a shell's job in the background ignores it, and so do its children
-    try: sys.stderr = open(write, "w"); status = main(*words)
-    except SystemExit as e: status = e.code
-    finally: sys.stderr.flush(); os._exit(status)
+    # a shell's job in the background ignores it, and so do its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        sys.stderr = open(write, "w")
+        status = main(*words)
+    except SystemExit as e:
+        status = e.code
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
 
 def test_signals_end_a_command_and_remove_what_is_half_done(room, monkeypatch):
     def work(*args, **given):
-        with replacing(room/"out") as part:
+        with replacing(room / "out") as part:
             part.write_text("half")
             print("begun", file=sys.stderr, flush=True)
             time.sleep(99)
-    monkeypatch.setitem(cli.COMMANDS, "pack", lambda: work()); monkeypatch.setattr(experiment, "run", work)
-    cases = [(*case, *end) for case in ((odeflow, "pack"), (train, "rf")) for end in ((signal.SIGTERM, 143), (signal.SIGINT, 130))]
+
+    monkeypatch.setitem(cli.COMMANDS, "pack", lambda: work())
+    monkeypatch.setattr(experiment, "run", work)
+    cases = [
+        (*case, *end)
+        for case in ((odeflow, "pack"), (train, "rf"))
+        for end in ((signal.SIGTERM, 143), (signal.SIGINT, 130))
+    ]
     for main, word, s, status in cases:
         pid, said = forked(main, word)
         with said:
             assert said.readline() == "begun\n"
             os.kill(pid, s)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
-            assert said.read() == ("odeflow.train: interrupted; what is written in 'runs/train_rf' is kept, and the same command goes on from there\n" if (word, s) == ("rf", signal.SIGINT) else "")
-    assert not [p for p in room.iterdir() if p.name.endswith(".part") or p.name == "out"]
+            assert said.read() == (
+                "odeflow.train: interrupted; what is written in 'runs/train_rf' is "
+                "kept, and the same command goes on from there\n"
+                if (word, s) == ("rf", signal.SIGINT)
+                else ""
+            )
+    assert not [
+        p for p in room.iterdir() if p.name.endswith(".part") or p.name == "out"
+    ]
+
 
 def test_a_reader_that_has_gone(room):
-    "As `odeflow pack … | head -0`: quiet, also when the process ends, with the status of a closed pipe."
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])}
+    """As `odeflow pack … | head -0`: quiet, also when the process ends, with the status
+    of a closed pipe.
+    """
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(
+            [
+                str(Path(__file__).resolve().parent.parent),
+                os.environ.get("PYTHONPATH", ""),
+            ]
+        ),
+    }
     code = "import sys; from odeflow.cli import main; sys.exit(main())"
-    p = subprocess.Popen([sys.executable, "-c", code, "pack", "full", "to"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen(
+        [sys.executable, "-c", code, "pack", "full", "to"],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     p.stdout.close()
-    assert (p.wait(), p.stderr.read()) == (141, "") and contents(unpack("to", "there")) == {"a": b"a"}
+    assert (p.wait(), p.stderr.read()) == (141, "") and contents(
+        unpack("to", "there")
+    ) == {"a": b"a"}
+
 
 # What a sample holds
 
+
 def test_samples_with_their_classes_are_read_back(room, ends):
-    status, out, err = ends(odeflow, "sample", TOLD, "--n", 20, "--nfe", 2, "--out", "a.npz")
-    assert (status, err) == (0, "") and json.loads(out) == {"out": "a.npz", "samples": 20, "solver": "heun", "nfe": 2.0, "guidance": 1.0, "cost": 1}
-    made, again = Pipeline.from_pretrained(TOLD)(20, nfe=2, seed=0), load_data("a.npz")
-    assert again.classes == 10 and torch.equal(again.y, made.labels.cpu()) and sorted(again.y.tolist()) == sorted([*range(10)]*2)
-    status, out, _ = ends(odeflow, "sample", TOLD, "--n", 3, "--nfe", 8, "--guidance", 2, "--label", 7, "--seed", 4, "--out", "b.NPZ")
-    assert status == 0 and {k: v for k, v in json.loads(out).items() if k != "out"} == {"samples": 3, "solver": "heun", "nfe": 8.0, "guidance": 2.0, "cost": 2}
-    with np.load("b.NPZ") as z: assert z["labels"].tolist() == [7]*3 and z["images"].shape == (3, 8, 8, 1)
-    assert ends(odeflow, "sample", TOLD, "--n", 3, "--nfe", 2, "--label", -1, "--out", "c.npz")[0] == 0
-    with np.load("c.npz") as z: assert z.files == ["images"]
+    status, out, err = ends(
+        odeflow, "sample", TOLD, "--n", 20, "--nfe", 2, "--out", "a.npz"
+    )
+    assert (status, err) == (0, "") and json.loads(out) == {
+        "out": "a.npz",
+        "samples": 20,
+        "solver": "heun",
+        "nfe": 2.0,
+        "guidance": 1.0,
+        "cost": 1,
+    }
+    made = Pipeline.from_pretrained(TOLD)(20, nfe=2, seed=0)
+    again = load_data("a.npz")
+    assert (
+        again.classes == 10
+        and torch.equal(again.y, made.labels.cpu())
+        and sorted(again.y.tolist()) == sorted([*range(10)] * 2)
+    )
+    status, out, _ = ends(
+        odeflow,
+        "sample",
+        TOLD,
+        "--n",
+        3,
+        "--nfe",
+        8,
+        "--guidance",
+        2,
+        "--label",
+        7,
+        "--seed",
+        4,
+        "--out",
+        "b.NPZ",
+    )
+    assert status == 0 and {k: v for k, v in json.loads(out).items() if k != "out"} == {
+        "samples": 3,
+        "solver": "heun",
+        "nfe": 8.0,
+        "guidance": 2.0,
+        "cost": 2,
+    }
+    with np.load("b.NPZ") as z:
+        assert z["labels"].tolist() == [7] * 3 and z["images"].shape == (3, 8, 8, 1)
+    assert (
+        ends(
+            odeflow,
+            "sample",
+            TOLD,
+            "--n",
+            3,
+            "--nfe",
+            2,
+            "--label",
+            -1,
+            "--out",
+            "c.npz",
+        )[0]
+        == 0
+    )
+    with np.load("c.npz") as z:
+        assert z.files == ["images"]
+
 
 def test_a_class_by_its_name(room, ends, monkeypatch):
     "Names come first, then numbers; an archive keeps them."
     monkeypatch.setattr(Pipeline, "names", ("one", "2", *"abcdefgh"))
     for word, label in (("one", 0), ("2", 1), ("0", 0), ("c", 4)):
-        assert ends(odeflow, "sample", TOLD, "--n", 3, "--nfe", 2, "--label", word, "--out", "a.npz")[0] == 0
-        with np.load("a.npz") as z: assert z["labels"].tolist() == [label]*3 and z["names"].tolist() == ["one", "2", *"abcdefgh"]
+        assert (
+            ends(
+                odeflow,
+                "sample",
+                TOLD,
+                "--n",
+                3,
+                "--nfe",
+                2,
+                "--label",
+                word,
+                "--out",
+                "a.npz",
+            )[0]
+            == 0
+        )
+        with np.load("a.npz") as z:
+            assert z["labels"].tolist() == [label] * 3 and z["names"].tolist() == [
+                "one",
+                "2",
+                *"abcdefgh",
+            ]
     assert "c" in load_data("a.npz").names
-    assert "'nobody' is not" in refused(ends(odeflow, "sample", TOLD, "--label", "nobody", "--out", "b.npz"), "odeflow sample")
+    assert "'nobody' is not" in refused(
+        ends(odeflow, "sample", TOLD, "--label", "nobody", "--out", "b.npz"),
+        "odeflow sample",
+    )
+
 
 def test_seed_and_number_decide(room, ends):
-    for name, seed in (("a", 3), ("b", 3), ("c", 4)): assert ends(odeflow, "sample", MODEL, "--n", 4, "--nfe", 2, "--seed", seed, "--out", f"{name}.npz")[0] == 0
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        assert (
+            ends(
+                odeflow,
+                "sample",
+                MODEL,
+                "--n",
+                4,
+                "--nfe",
+                2,
+                "--seed",
+                seed,
+                "--out",
+                f"{name}.npz",
+            )[0]
+            == 0
+        )
     a, b, c = (load_data(f"{k}.npz").x for k in "abc")
     assert torch.equal(a, b) and not torch.equal(a, c)
 
-@pytest.mark.parametrize("end, kind", [("png", "PNG"), ("jpg", "JPEG"), ("JPEG", "JPEG"), ("bmp", "BMP"), ("tiff", "TIFF"), ("gif", "GIF")])
+
+@pytest.mark.parametrize(
+    "end, kind",
+    [
+        ("png", "PNG"),
+        ("jpg", "JPEG"),
+        ("JPEG", "JPEG"),
+        ("bmp", "BMP"),
+        ("tiff", "TIFF"),
+        ("gif", "GIF"),
+    ],
+)
 def test_a_picture_is_what_its_ending_says(room, ends, end, kind):
-    assert ends(odeflow, "sample", MODEL, "--n", 2, "--nfe", 2, "--out", f"a.{end}")[0] == 0
-    with Image.open(f"a.{end}") as im: assert im.format == kind
+    assert (
+        ends(odeflow, "sample", MODEL, "--n", 2, "--nfe", 2, "--out", f"a.{end}")[0]
+        == 0
+    )
+    with Image.open(f"a.{end}") as im:
+        assert im.format == kind
+
 
 def test_an_unknown_ending_is_refused_before_the_model_is_read(room, ends, monkeypatch):
-    monkeypatch.setattr(Pipeline, "from_pretrained", lambda *a, **k: pytest.fail("read"))
-    for words in (["sample", MODEL, "--out", "a.xyz"], ["encode", MODEL, "pictures", "--out", "a.png"]): refused(ends(odeflow, *words), f"odeflow {words[0]}")
+    monkeypatch.setattr(
+        Pipeline, "from_pretrained", lambda *a, **k: pytest.fail("read")
+    )
+    for words in (
+        ["sample", MODEL, "--out", "a.xyz"],
+        ["encode", MODEL, "pictures", "--out", "a.png"],
+    ):
+        refused(ends(odeflow, *words), f"odeflow {words[0]}")
+
 
 def test_help_says_what_guidance_costs_and_which_labels_are_used(ends):
-    assert "so that a budget (nfe) buys half the steps" in " ".join(ends(odeflow, "sample", "--help")[1].split())
-    assert "no labels are used" in " ".join(ends(odeflow, "encode", "--help")[1].split())
+    assert "so that a budget (nfe) buys half the steps" in " ".join(
+        ends(odeflow, "sample", "--help")[1].split()
+    )
+    assert "no labels are used" in " ".join(
+        ends(odeflow, "encode", "--help")[1].split()
+    )
+
 
 # What travels
 
+
 def contents(top, above=()):
-    "What a folder holds for whoever reads it, through links; a link to a folder that it lies in holds nothing."
+    """What a folder holds for whoever reads it, through links; a link to a folder that
+    it lies in holds nothing.
+    """
     found, here = {}, (*above, os.path.realpath(top))
     for name in os.listdir(top):
         path = os.path.join(top, name)
-        if os.path.isdir(path): found |= {f"{name}/{k}": v for k, v in contents(path, here).items()} if os.path.realpath(path) not in here else {}
-        else: found[name] = Path(path).read_bytes()
+        if os.path.isdir(path):
+            found |= (
+                {f"{name}/{k}": v for k, v in contents(path, here).items()}
+                if os.path.realpath(path) not in here
+                else {}
+            )
+        else:
+            found[name] = Path(path).read_bytes()
     return found
 
+
 NAMES = st.sampled_from(["a", "b c", "ü", "-d", "e.txt"])
-ENTRIES = st.lists(st.tuples(st.sampled_from(["file", "folder", "link", "up", "out", "hard"]), st.lists(NAMES, min_size=1, max_size=3), st.binary(max_size=300), st.integers(0, 99)), max_size=7)
+ENTRIES = st.lists(
+    st.tuples(
+        st.sampled_from(["file", "folder", "link", "up", "out", "hard"]),
+        st.lists(NAMES, min_size=1, max_size=3),
+        st.binary(max_size=300),
+        st.integers(0, 99),
+    ),
+    max_size=7,
+)
+
 
 def planted(top, outside, entries):
-    "A tree of files, folders, and links of each kind: to what is there already, to a folder above, to a folder outside; and hard links."
-    for d in (top, outside): d.mkdir()
-    (outside/"far").write_bytes(b"far")
+    """A tree of files, folders, and links of each kind: to what is there already, to a
+    folder above, to a folder outside; and hard links.
+    """
+    for d in (top, outside):
+        d.mkdir()
+    (outside / "far").write_bytes(b"far")
     for kind, names, blob, k in entries:
         path = top.joinpath(*names)
         there = sorted(p for p in top.rglob("*") if not p.is_symlink())
         files = [p for p in there if p.is_file()]
-        if os.path.lexists(path) or not all(q.is_dir() and not q.is_symlink() for q in path.parents if top in q.parents and os.path.lexists(q)): continue
+        if os.path.lexists(path) or not all(
+            q.is_dir() and not q.is_symlink()
+            for q in path.parents
+            if top in q.parents and os.path.lexists(q)
+        ):
+            continue
         (path if kind == "folder" else path.parent).mkdir(parents=True, exist_ok=True)
-        if kind == "file": path.write_bytes(blob)
-        if kind == "link" and there: path.symlink_to(os.path.relpath(there[k % len(there)], path.parent))
-        if kind == "up": path.symlink_to(path.parents[k % len(names)])
-        if kind == "out": path.symlink_to(outside if k % 2 else outside/"far")
-        if kind == "hard" and files: os.link(files[k % len(files)], path)
+        if kind == "file":
+            path.write_bytes(blob)
+        if kind == "link" and there:
+            path.symlink_to(os.path.relpath(there[k % len(there)], path.parent))
+        if kind == "up":
+            path.symlink_to(path.parents[k % len(names)])
+        if kind == "out":
+            path.symlink_to(outside if k % 2 else outside / "far")
+        if kind == "hard" and files:
+            os.link(files[k % len(files)], path)
+
 
 @settings(max_examples=40)
 @given(entries=ENTRIES, kilobytes=st.sampled_from([3, 16000]))
-def test_pack_then_unpack_is_the_identity_on_contents(tmp_path_factory, entries, kilobytes):
+def test_pack_then_unpack_is_the_identity_on_contents(
+    tmp_path_factory, entries, kilobytes
+):
     home = tmp_path_factory.mktemp("tree")
-    planted(home/"top", home/"outside", entries)
-    held = contents(home/"top")
+    planted(home / "top", home / "outside", entries)
+    held = contents(home / "top")
     if not held:
-        with pytest.raises(ValueError, match="holds no files"): pack(home/"top", home/"parts")
+        with pytest.raises(ValueError, match="holds no files"):
+            pack(home / "top", home / "parts")
         return
-    pack(home/"top", home/"parts", kilobytes/1000)
-    shutil.rmtree(home/"outside")
-    assert contents(unpack(home/"parts", home/"there")) == held
-    assert not [p for p in (home/"there").rglob("*") if p.is_symlink() or p.is_file() and p.stat().st_nlink > 1]
+    pack(home / "top", home / "parts", kilobytes / 1000)
+    shutil.rmtree(home / "outside")
+    assert contents(unpack(home / "parts", home / "there")) == held
+    assert not [
+        p
+        for p in (home / "there").rglob("*")
+        if p.is_symlink() or p.is_file() and p.stat().st_nlink > 1
+    ]
 
-@pytest.mark.parametrize("link, target", [("full/gone", "nowhere"), ("full/gone", "/nowhere"), ("full/gone", "gone"), ("store/gone", "nowhere")])
+
+@pytest.mark.parametrize(
+    "link, target",
+    [
+        ("full/gone", "nowhere"),
+        ("full/gone", "/nowhere"),
+        ("full/gone", "gone"),
+        ("store/gone", "nowhere"),
+    ],
+)
 def test_a_link_that_leads_nowhere_is_refused_by_name(room, ends, link, target):
-    (room/"store").mkdir(); (room/"full/store").symlink_to(room/"store")
+    (room / "store").mkdir()
+    (room / "full/store").symlink_to(room / "store")
     os.symlink(target, link)
     assert "gone" in refused(ends(odeflow, "pack", "full", "to"), "odeflow pack")
-    assert not (room/"to").exists()
+    assert not (room / "to").exists()
+
 
 def archive(folder, *members):
     "What `pack` would write if an archive held these."
     Path(folder).mkdir()
-    with tarfile.open(blob := Path(folder)/"blob", "w") as tar:
+    with tarfile.open(blob := Path(folder) / "blob", "w") as tar:
         for name, kind, link in members:
             m = tarfile.TarInfo(name)
-            m.type, m.linkname, m.size = kind, link, 1 if kind == tarfile.REGTYPE else 0
+            m.type = kind
+            m.linkname = link
+            m.size = 1 if kind == tarfile.REGTYPE else 0
             tar.addfile(m, io.BytesIO(b"x") if m.size else None)
     experiment._parts(open(blob, "rb"), Path(folder), 10**9)
     blob.unlink()
 
-EVIL = {"a link": ("a", tarfile.SYMTYPE, "b"), "a link outside": ("a", tarfile.SYMTYPE, "/etc/passwd"), "a hard link": ("a", tarfile.LNKTYPE, "good"), "a way up": ("../a", tarfile.REGTYPE, ""),
-        "a way up below": ("b/../../a", tarfile.REGTYPE, ""), "an absolute path": (None, tarfile.REGTYPE, ""), "a device": ("a", tarfile.CHRTYPE, ""), "a pipe": ("a", tarfile.FIFOTYPE, "")}
+
+EVIL = {
+    "a link": ("a", tarfile.SYMTYPE, "b"),
+    "a link outside": ("a", tarfile.SYMTYPE, "/etc/passwd"),
+    "a hard link": ("a", tarfile.LNKTYPE, "good"),
+    "a way up": ("../a", tarfile.REGTYPE, ""),
+    "a way up below": ("b/../../a", tarfile.REGTYPE, ""),
+    "an absolute path": (None, tarfile.REGTYPE, ""),
+    "a device": ("a", tarfile.CHRTYPE, ""),
+    "a pipe": ("a", tarfile.FIFOTYPE, ""),
+}
+
 
 @pytest.mark.parametrize("kind", EVIL)
 def test_an_archive_that_pack_did_not_write(room, ends, kind):
     name, *rest = EVIL[kind]
-    name = name or str(room/"outside")                                        # an absolute path, but one that this test may look at
+    # an absolute path, but one that this test may look at
+    name = name or str(room / "outside")
     archive("evil", ("good", tarfile.REGTYPE, ""), (name, *rest))
     said = refused(ends(odeflow, "unpack", "evil", "to"), "odeflow unpack")
     assert name in said and "give parts that pack wrote" in said
-    assert not (room/"to").exists() and not (room/"a").exists() and not (room/"outside").exists() and not list(room.glob(".unpack-*"))
+    assert (
+        not (room / "to").exists()
+        and not (room / "a").exists()
+        and not (room / "outside").exists()
+        and not list(room.glob(".unpack-*"))
+    )
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", "3", "[1]", "[null]", '"abc"', "[[]]", "\xff"])
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", "null", "3", "[1]", "[null]", '"abc"', "[[]]", "\xff"]
+)
 def test_a_damaged_list_of_sums(room, ends, text):
-    (room/"parts/parts.json").write_bytes(text.encode("latin1"))
-    assert "parts.json' is damaged; bring it again" in refused(ends(odeflow, "unpack", "parts", "to"), "odeflow unpack")
+    (room / "parts/parts.json").write_bytes(text.encode("latin1"))
+    assert "parts.json' is damaged; bring it again" in refused(
+        ends(odeflow, "unpack", "parts", "to"), "odeflow unpack"
+    )
+
 
 def test_parts_that_are_no_archive(room, ends):
-    for k, blob in enumerate((b"x"*20000, b"\0"*100, (room/"parts/part-0000").read_bytes()[:700])):
-        (room/f"{k}").mkdir()
-        experiment._parts(io.BytesIO(blob), room/f"{k}", 10**9)
+    for k, blob in enumerate(
+        (b"x" * 20000, b"\0" * 100, (room / "parts/part-0000").read_bytes()[:700])
+    ):
+        (room / f"{k}").mkdir()
+        experiment._parts(io.BytesIO(blob), room / f"{k}", 10**9)
         said = ends(odeflow, "unpack", k, f"to-{k}")
-        if said[0]: refused(said, "odeflow unpack")
-        else: assert contents(room/f"to-{k}") == {"a": b"a"} or contents(room/f"to-{k}") == {}
+        if said[0]:
+            refused(said, "odeflow unpack")
+        else:
+            assert (
+                contents(room / f"to-{k}") == {"a": b"a"}
+                or contents(room / f"to-{k}") == {}
+            )
+
 
 def test_an_empty_folder_may_be_filled(room, ends):
-    assert ends(odeflow, "unpack", "parts", "folder") == (0, "folder\n", "") and contents(room/"folder") == {"a": b"a"}
+    assert ends(odeflow, "unpack", "parts", "folder") == (
+        0,
+        "folder\n",
+        "",
+    ) and contents(room / "folder") == {"a": b"a"}
+
 
 # What a run will take
 
-def experiment_of(cls=Rectified, **given): return cls(Parameters({}, **cls.options).check({k: v[3] for k, v in cls.options.items()} | dict(device="cpu") | given))
+
+def experiment_of(cls=Rectified, **given):
+    return cls(
+        Parameters({}, **cls.options).check(
+            {k: v[3] for k, v in cls.options.items()} | dict(device="cpu") | given
+        )
+    )
+
 
 def test_a_run_says_which_training_each_budget_is_of(room):
-    said = str(experiment_of(preset="small", budget="2 minutes", out="run")).splitlines()
-    assert said[-3] == ("4 trainings: 1-RF of 2 minutes (budget), 1 reflow of 10 minutes (reflow_budget), 2 students of 5 minutes each (distill_budget); "
-                        "22 minutes in all, besides pairs and measurements")
-    assert said[-2] == f"2 couplings of 3,000 pairs, {2*3000*64*4/1e6:.3g} MB each" and re.fullmatch(r"disk: up to [\d.]+ MB in 'run'", said[-1])
-    said = str(experiment_of(budget="2 minutes", distill=False, rounds=3, pairs=10, out="run")).splitlines()
-    assert said[-3] == "3 trainings: 1-RF of 2 minutes (budget), 2 reflows of 72000 images each (reflow_budget); 2 minutes and 144,000 images in all, besides pairs and measurements"
+    said = str(
+        experiment_of(preset="small", budget="2 minutes", out="run")
+    ).splitlines()
+    assert said[-3] == (
+        "4 trainings: 1-RF of 2 minutes (budget), 1 reflow of 10 minutes "
+        "(reflow_budget), 2 students of 5 minutes each (distill_budget); "
+        "22 minutes in all, besides pairs and measurements"
+    )
+    assert (
+        said[-2] == f"2 couplings of 3,000 pairs, {2 * 3000 * 64 * 4 / 1e6:.3g} MB each"
+        and re.fullmatch(r"disk: up to [\d.]+ MB in 'run'", said[-1])
+    )
+    said = str(
+        experiment_of(budget="2 minutes", distill=False, rounds=3, pairs=10, out="run")
+    ).splitlines()
+    assert (
+        said[-3]
+        == "3 trainings: 1-RF of 2 minutes (budget), 2 reflows of 72000 images each "
+        "(reflow_budget); 2 minutes and 144,000 images in all, besides pairs and "
+        "measurements"
+    )
     assert said[-2].startswith("2 couplings of 10 pairs")
-    said = str(experiment_of(EXPERIMENTS["pfgm"], dataset="moons", rounds=1, distill=False, budget="6 steps", out="run")).splitlines()
-    assert said[-2] == "1 training: PFGM of 6 steps (budget); 6 steps in all, besides pairs and measurements" and said[-1].startswith("disk: up to ")
+    said = str(
+        experiment_of(
+            EXPERIMENTS["pfgm"],
+            dataset="moons",
+            rounds=1,
+            distill=False,
+            budget="6 steps",
+            out="run",
+        )
+    ).splitlines()
+    assert (
+        said[-2]
+        == "1 training: PFGM of 6 steps (budget); 6 steps in all, besides pairs and "
+        "measurements"
+        and said[-1].startswith("disk: up to ")
+    )
 
-@pytest.mark.parametrize("name, dataset, pairs", [("rf", "moons", 20_000), ("pfgm", "moons", 2000)])
+
+@pytest.mark.parametrize(
+    "name, dataset, pairs", [("rf", "moons", 20_000), ("pfgm", "moons", 2000)]
+)
 def test_the_disk_that_a_run_takes(room, name, dataset, pairs):
-    "As much as it said, within a fifth, when two checkpoints of each training are there."
-    e = experiment_of(EXPERIMENTS[name], dataset=dataset, pairs=pairs, budget="4 steps", reflow_budget="4 steps", distill_budget="4 steps", batch=4, samples=20, tol=.5, out="run")
-    often = {k: dataclasses.replace(getattr(e.plan, k), log_every=2, save_every=0.) for k in ("recipe", "reflow", "distill")}
+    """As much as it said, within a fifth, when two checkpoints of each training are
+    there.
+    """
+    e = experiment_of(
+        EXPERIMENTS[name],
+        dataset=dataset,
+        pairs=pairs,
+        budget="4 steps",
+        reflow_budget="4 steps",
+        distill_budget="4 steps",
+        batch=4,
+        samples=20,
+        tol=0.5,
+        out="run",
+    )
+    often = {
+        k: dataclasses.replace(getattr(e.plan, k), log_every=2, save_every=0.0)
+        for k in ("recipe", "reflow", "distill")
+    }
     e.plan = dataclasses.replace(e.plan, draw=dict(solver="euler", nfe=2), **often)
     couplings, _, each, disk = e.disk()
     e.train()
-    files = [p for p in (room/"run").rglob("*") if p.is_file()]
-    assert len([p for p in files if p.match("state/step-*.safetensors")]) == 2*4
-    assert sum(p.stat().st_size for p in files if p.suffix == ".npy") == pytest.approx(couplings*each, rel=.01)
+    files = [p for p in (room / "run").rglob("*") if p.is_file()]
+    assert len([p for p in files if p.match("state/step-*.safetensors")]) == 2 * 4
+    assert sum(p.stat().st_size for p in files if p.suffix == ".npy") == pytest.approx(
+        couplings * each, rel=0.01
+    )
     taken = sum(p.stat().st_size for p in files)
-    assert taken == pytest.approx(disk, rel=.2), (taken, disk)
+    assert taken == pytest.approx(disk, rel=0.2), (taken, disk)

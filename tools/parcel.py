@@ -1,72 +1,92 @@
 """A folder in parts of a few megabytes, for the way to a machine that takes small files only.
 
-    python tools/parcel.py pack FOLDER TO [--limit MB]      part-0000, part-0001, ... and parts.json, the sums of all
-    python tools/parcel.py unpack PARTS FOLDER              the folder again, checked part by part, whole or not at all
+python tools/parcel.py pack FOLDER TO [--limit MB]      part-0000, part-0001, ... and parts.json, the sums of all
+python tools/parcel.py unpack PARTS FOLDER              the folder again, checked part by part, whole or not at all
 """
+
 import hashlib, json, os, tarfile, tempfile
 from pathlib import Path
 
 from odeflow.data import walk_files
 from odeflow.runs import write_atomic
 
+
 def luggage(
-    folder:Path, # what is packed
-) -> list: # of paths
-    "The files of a folder that matter, through links: no hidden ones, and of each run's checkpoints the newest."
+    folder: Path,  # what is packed
+) -> list:  # of paths
+    """The files of a folder that matter, through links: no hidden ones, and of each
+    run's checkpoints the newest.
+    """
     files = walk_files(folder, "folder")
     newest = {p.parent: p for p in files if p.match("state/step-*.safetensors")}
     return [p for p in files if newest.get(p.parent, p) == p]
 
 
 def pack(
-    folder, # what is to travel
-    to, # the folder for the parts, created when missing; not one in `folder`
-    limit:float=16, # megabytes a part
-) -> list: # paths: the parts, then the list of their sums
+    folder,  # what is to travel
+    to,  # the folder for the parts, created when missing; not one in `folder`
+    limit: float = 16,  # megabytes a part
+) -> list:  # paths: the parts, then the list of their sums
     "Put a folder into files of at most `limit` MB."
     folder, to = Path(folder), Path(to)
-    if not 1e-6 <= limit < 1e12: raise ValueError(f"limit: {limit} MB given for a part; give 0.000001 or more")
+    if not 1e-6 <= limit < 1e12:
+        raise ValueError(f"limit: {limit} MB given for a part; give 0.000001 or more")
     if folder.resolve() in (here := to.resolve(), *here.parents):
-        raise ValueError(f"to: '{to}' lies in what is packed; give a folder outside '{folder}'")
-    if not (files := luggage(folder)): raise ValueError(f"folder: '{folder}' holds no files; give a run or data")
+        raise ValueError(
+            f"to: '{to}' lies in what is packed; give a folder outside '{folder}'"
+        )
+    if not (files := luggage(folder)):
+        raise ValueError(f"folder: '{folder}' holds no files; give a run or data")
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile() as f:
-        with tarfile.open(fileobj=f, mode="w", dereference=True) as tar:   # of hard links, too, the contents
-            for p in files: tar.add(p, p.relative_to(folder).as_posix())
+        # of hard links, too, the contents
+        with tarfile.open(fileobj=f, mode="w", dereference=True) as tar:
+            for p in files:
+                tar.add(p, p.relative_to(folder).as_posix())
         f.seek(0)
-        return _parts(f, to, min(int(limit*1e6), os.fstat(f.fileno()).st_size))
+        return _parts(f, to, min(int(limit * 1e6), os.fstat(f.fileno()).st_size))
 
 
 def _parts(f, to, size):
     "Cut an open file; the list of sums is written last."
     sums, paths = [], []
     while blob := f.read(size):
-        paths.append(to/f"part-{len(sums):04d}")
+        paths.append(to / f"part-{len(sums):04d}")
         write_atomic(paths[-1], blob)
         sums.append(hashlib.sha256(blob).hexdigest())
-    write_atomic(to/"parts.json", json.dumps(sums).encode())
-    return [*paths, to/"parts.json"]
+    write_atomic(to / "parts.json", json.dumps(sums).encode())
+    return [*paths, to / "parts.json"]
 
 
 def unpack(
-    parts, # the folder that `pack` wrote
-    folder, # where its contents go; must not exist
-) -> Path: # that folder
+    parts,  # the folder that `pack` wrote
+    folder,  # where its contents go; must not exist
+) -> Path:  # that folder
     "The folder that was packed, checked part by part, whole or not at all."
     parts, folder = Path(parts), Path(folder)
     if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"folder: '{folder}' is there and is not empty; give one that does not exist")
-    sums = _sums(parts/"parts.json")
+        raise FileExistsError(
+            f"folder: '{folder}' is there and is not empty; give one that does not "
+            "exist"
+        )
+    sums = _sums(parts / "parts.json")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile() as f, tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as tmp:
+    with (
+        tempfile.TemporaryFile() as f,
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as tmp,
+    ):
         for k, want in enumerate(sums):
-            blob = p.read_bytes() if (p := parts/f"part-{k:04d}").is_file() else b""
+            blob = p.read_bytes() if (p := parts / f"part-{k:04d}").is_file() else b""
             if hashlib.sha256(blob).hexdigest() != want:
-                raise ValueError(f"parts: '{p}' is {'damaged' if blob else 'missing'}; bring it again")
+                raise ValueError(
+                    f"parts: '{p}' is {'damaged' if blob else 'missing'}; bring it "
+                    "again"
+                )
             f.write(blob)
         f.seek(0)
         _extract(f, f"{tmp}/out", parts)
-        if folder.exists(): folder.rmdir()
+        if folder.exists():
+            folder.rmdir()
         os.rename(f"{tmp}/out", folder)
     return folder
 
@@ -74,20 +94,36 @@ def unpack(
 def _sums(path):
     "The sums that `pack` wrote, a part each."
     if not path.is_file():
-        raise FileNotFoundError(f"parts: '{path.parent}' holds no parts.json; give a folder that pack wrote")
-    try: sums = json.loads(path.read_text())
-    except ValueError: sums = None
-    if not isinstance(sums, list) or not sums or not all(isinstance(s, str) for s in sums):
+        raise FileNotFoundError(
+            f"parts: '{path.parent}' holds no parts.json; give a folder that pack wrote"
+        )
+    try:
+        sums = json.loads(path.read_text())
+    except ValueError:
+        sums = None
+    if (
+        not isinstance(sums, list)
+        or not sums
+        or not all(isinstance(s, str) for s in sums)
+    ):
         raise ValueError(f"parts: '{path}' is damaged; bring it again")
     return sums
 
+
 def _extract(f, to, parts):
-    "What `pack` puts into an archive, and nothing else: files, by names that stay inside."
-    bad = lambda why: ValueError(f"parts: the archive in '{parts}' {why}; give parts that pack wrote")
+    """What `pack` puts into an archive, and nothing else: files, by names that stay
+    inside.
+    """
+    bad = lambda why: ValueError(
+        f"parts: the archive in '{parts}' {why}; give parts that pack wrote"
+    )
     try:
         with tarfile.open(fileobj=f) as tar:
             for m in tar.getmembers():
-                if not m.isfile(): raise bad(f"holds '{m.name}', which is no file")
-                if m.name.startswith("/") or ".." in m.name.split("/"): raise bad(f"holds '{m.name}', a way out of it")
+                if not m.isfile():
+                    raise bad(f"holds '{m.name}', which is no file")
+                if m.name.startswith("/") or ".." in m.name.split("/"):
+                    raise bad(f"holds '{m.name}', a way out of it")
             tar.extractall(to, filter="data")
-    except (tarfile.TarError, EOFError) as e: raise bad(f"cannot be read ({e})") from None
+    except (tarfile.TarError, EOFError) as e:
+        raise bad(f"cannot be read ({e})") from None

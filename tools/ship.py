@@ -1,4 +1,7 @@
-"Put trained models into the package, in half precision: `python tools/ship.py runs/table`, or `runs/models`."
+"""Put trained models into the package, in half precision:
+`python tools/ship.py runs/table`, or `runs/models`.
+"""
+
 import sys
 from pathlib import Path
 
@@ -7,11 +10,22 @@ from odeflow.pipeline import Pipeline, PRETRAINED
 
 threes = DataPrior(load_data("digits-train/3"))
 SHIPPED = {  # name in the package: folder of the run, below the one that is given
-    "digits-1-rf": "rf/1-RF", "digits-2-rf": "rf/reflow-1", "digits-2-rf-distilled": "rf/2-RF-distilled",
-    "digits-vp": "vp/VP", "digits-pfgm": "pfgm/PFGM", "digits-pfgmpp-128": "pfgmpp-128/PFGM++-D=128",
-    "digits-1-rf-classes": "rf-classes/1-RF", "digits-vp-classes": "vp-classes/VP",
-    "digits-3-to-8": "transfer/1-RF", "digits-3-to-8-2-rf": "transfer/reflow-1", "digits-3-to-8-feature": "transfer-feature/1-RF"}
+    "digits-1-rf": "rf/1-RF",
+    "digits-2-rf": "rf/reflow-1",
+    "digits-2-rf-distilled": "rf/2-RF-distilled",
+    "digits-vp": "vp/VP",
+    "digits-pfgm": "pfgm/PFGM",
+    "digits-pfgmpp-128": "pfgmpp-128/PFGM++-D=128",
+    "digits-1-rf-classes": "rf-classes/1-RF",
+    "digits-vp-classes": "vp-classes/VP",
+    "digits-3-to-8": "transfer/1-RF",
+    "digits-3-to-8-2-rf": "transfer/reflow-1",
+    "digits-3-to-8-feature": "transfer-feature/1-RF",
+}
 
 for name, run in SHIPPED.items():
-    folder = Path(sys.argv[1])/run
-    if folder.is_dir(): Pipeline.from_pretrained(folder, prior=threes if "-to-" in name else None).save_pretrained(PRETRAINED/name, half=True)
+    folder = Path(sys.argv[1]) / run
+    if folder.is_dir():
+        Pipeline.from_pretrained(
+            folder, prior=threes if "-to-" in name else None
+        ).save_pretrained(PRETRAINED / name, half=True)

@@ -21,227 +21,354 @@ from ..sampling import tf32
 
 # %% ../../nbs/40_distances.ipynb #84fe5983
 def features(
-    x, # (n, ...) array
-    name:str, # for the message
-) -> Tensor: # (n, d) float64
+    x,  # (n, ...) array
+    name: str,  # for the message
+) -> Tensor:  # (n, d) float64
     "Rows of numbers, at least two, all finite."
     x = torch.as_tensor(x).detach()
-    x = (x.cpu() if x.device.type == "mps" else x).double()                   # Apple's device has no float64
-    if x.ndim < 2: raise ValueError(f"{name}: an array of shape {tuple(x.shape)}; give a row a sample, (n, d) or (n, ...)")
+    # Apple's device has no float64
+    x = (x.cpu() if x.device.type == "mps" else x).double()
+    if x.ndim < 2:
+        raise ValueError(
+            f"{name}: an array of shape {tuple(x.shape)}; give a row a sample, (n, "
+            "d) or (n, ...)"
+        )
     x = x.flatten(1)
-    if len(x) < 2: raise ValueError(f"{name}: {len(x)} samples; a distance between distributions needs 2 or more")
-    if not x.isfinite().all(): raise ValueError(f"{name}: {int((~x.isfinite()).any(1).sum())} of {len(x)} samples are not finite; drop or repair them")
+    if len(x) < 2:
+        raise ValueError(
+            f"{name}: {len(x)} samples; a distance between distributions needs 2 or "
+            "more"
+        )
+    if not x.isfinite().all():
+        raise ValueError(
+            f"{name}: {int((~x.isfinite()).any(1).sum())} of {len(x)} samples are "
+            "not finite; drop or repair them"
+        )
     return x
 
 # %% ../../nbs/40_distances.ipynb #8f747a27
 def both(a, b):
     "Two sets of rows of one width and one scale, on one device."
     kinds = [torch.as_tensor(v).dtype for v in (a, b)]
-    if torch.uint8 in kinds and any(k.is_floating_point for k in kinds): raise TypeError("b: bytes are compared with floats; give bytes twice, or to_float of the bytes")
+    if torch.uint8 in kinds and any(k.is_floating_point for k in kinds):
+        raise TypeError(
+            "b: bytes are compared with floats; give bytes twice, or to_float of the "
+            "bytes"
+        )
     a, b = features(a, "a"), features(b, "b")
-    if a.shape[1] != b.shape[1]: raise ValueError(f"b: its samples have {b.shape[1]} numbers, those of a {a.shape[1]}; give features of one kind")
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"b: its samples have {b.shape[1]} numbers, those of a {a.shape[1]}; "
+            "give features of one kind"
+        )
     return a, b.to(a.device)
 
 # %% ../../nbs/40_distances.ipynb #56be29ad
-_GOLDEN = 0x9e3779b97f4a7c15 - 2**64                                           # splitmix64's step, which is odd
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # splitmix64's step, which is odd
+
 
 def _mixed(z):
     "64-bit integers, each mixed by splitmix64 (Steele, Lea and Flood 2014, fig. 17)."
-    for shift, odd in ((30, 0xbf58476d1ce4e5b9 - 2**64), (27, 0x94d049bb133111eb - 2**64), (31, 1)):
-        z = (z ^ (z >> shift & 2**(64 - shift) - 1))*odd                      # >> repeats the sign, which is cut off
+    for shift, odd in (
+        (30, 0xBF58476D1CE4E5B9 - 2**64),
+        (27, 0x94D049BB133111EB - 2**64),
+        (31, 1),
+    ):
+        # >> repeats the sign, which is cut off
+        z = (z ^ (z >> shift & 2 ** (64 - shift) - 1)) * odd
     return z
 
 # %% ../../nbs/40_distances.ipynb #e5d15e60
 def set_order(
-    x, # (n, ...) rows of any type
-    seed:int=0, # another seed, another order
-    chunk:int=2**17, # 64-bit words at a time
-) -> Tensor: # (n,) indices: `x[set_order(x)]` is the same for every order of x, to the last bit
-    "A random order of a set's rows that depends on the rows and the seed, not on how the rows come."
+    x,  # (n, ...) rows of any type
+    seed: int = 0,  # another seed, another order
+    chunk: int = 2**17,  # 64-bit words at a time
+) -> (
+    Tensor
+):  # (n,) indices: `x[set_order(x)]` is the same for every order of x, to the last bit
+    """A random order of a set's rows that depends on the rows and the seed, not on how
+    the rows come.
+    """
     x = torch.as_tensor(x).detach()
     x = x.flatten(1) if x.ndim > 1 else x[:, None]
-    words = max(1, -(-x.shape[1]*x.element_size()//8))
-    salt = torch.randint(-2**63, 2**63 - 1, (words,), generator=torch.Generator().manual_seed(seed)).to(x.device)
+    words = max(1, -(-x.shape[1] * x.element_size() // 8))
+    salt = torch.randint(
+        -(2**63), 2**63 - 1, (words,), generator=torch.Generator().manual_seed(seed)
+    ).to(x.device)
+
     def hashed(c):
         c = c.clone(memory_format=torch.contiguous_format).view(torch.uint8)
-        return _mixed(F.pad(c, (0, 8*words - c.shape[1])).flatten().view(torch.int64).reshape(-1, words) ^ salt).sum(1)
-    h, order = torch.cat([hashed(c) for c in x.split(max(1, chunk//words))]).sort(stable=True)
+        return _mixed(
+            F.pad(c, (0, 8 * words - c.shape[1]))
+            .flatten()
+            .view(torch.int64)
+            .reshape(-1, words)
+            ^ salt
+        ).sum(1)
+
+    h, order = torch.cat([hashed(c) for c in x.split(max(1, chunk // words))]).sort(
+        stable=True
+    )
     place = torch.arange(len(h), device=h.device)
-    first = torch.where(h.diff(prepend=h[:1]) != 0, place, 0).cummax(0)[0]     # of the rows that are equal to this one
-    return order[_mixed(h + (place - first)*_GOLDEN).argsort()]
+    # of the rows that are equal to this one
+    first = torch.where(h.diff(prepend=h[:1]) != 0, place, 0).cummax(0)[0]
+    return order[_mixed(h + (place - first) * _GOLDEN).argsort()]
 
 # %% ../../nbs/40_distances.ipynb #74dd114b
 class Moments:
-    "Count, mean and scatter of the rows seen so far, in float64 (Chan, Golub and LeVeque 1979)."
-    def __init__(self): self.n, self.mean, self.scatter, self.kept_root = 0, None, None, None
+    """Count, mean and scatter of the rows seen so far, in float64 (Chan, Golub and
+    LeVeque 1979).
+    """
 
-    def update(self,
-        x:Tensor, # (n, d) a batch of rows
+    def __init__(self):
+        self.n = 0
+        self.mean = None
+        self.scatter = None
+        self.kept_root = None
+
+    def update(
+        self,
+        x: Tensor,  # (n, d) a batch of rows
     ):
         new, x = Moments(), x.detach().double()
-        new.n, new.mean = len(x), x.mean(0)
+        new.n = len(x)
+        new.mean = x.mean(0)
         x = x - new.mean
         new.scatter = x.T @ x
         return self.merge(new)
 
 # %% ../../nbs/40_distances.ipynb #39baa530
 @patch
-def merge(self:Moments,
-    other:Moments, # of other rows
+def merge(
+    self: Moments,
+    other: Moments,  # of other rows
 ):
     "Take in the moments of other rows: $M+M'+\\frac{nn'}{n+n'}\\delta\\delta^\\top$."
-    if not other.n: return self
-    self.kept_root = None                                                    # it was that of fewer rows
-    if not self.n: self.n, self.mean, self.scatter = other.n, other.mean.clone(), other.scatter.clone(); return self
+    if not other.n:
+        return self
+    self.kept_root = None  # it was that of fewer rows
+    if not self.n:
+        self.n = other.n
+        self.mean = other.mean.clone()
+        self.scatter = other.scatter.clone()
+        return self
     n, delta = self.n + other.n, other.mean - self.mean
-    self.scatter += other.scatter + torch.outer(delta, delta)*(self.n*other.n/n)
-    self.mean += delta*(other.n/n)
+    self.scatter += other.scatter + torch.outer(delta, delta) * (self.n * other.n / n)
+    self.mean += delta * (other.n / n)
     self.n = n
     return self
 
+
 @patch(as_prop=True)
-def cov(self:Moments):
+def cov(self: Moments):
     "The covariance, dividing by n - 1."
-    return self.scatter/(self.n - 1)
+    return self.scatter / (self.n - 1)
 
 # %% ../../nbs/40_distances.ipynb #8530e707
 def byte_moments(
-    u:Tensor, # (n, ...) bytes
-) -> Moments: # of `to_float(u)`
+    u: Tensor,  # (n, ...) bytes
+) -> Moments:  # of `to_float(u)`
     "The moments of pictures in $[-1, 1]$, worked out in integers."
     u = (u.cpu() if u.device.type == "mps" else u).flatten(1)
-    n, s, S = len(u), *(torch.zeros(shape, dtype=torch.float64, device=u.device) for shape in (u.shape[1:], 2*u.shape[1:]))
+    n, s, S = (
+        len(u),
+        *(
+            torch.zeros(shape, dtype=torch.float64, device=u.device)
+            for shape in (u.shape[1:], 2 * u.shape[1:])
+        ),
+    )
     with tf32(False):
-        for k in u.split(1024):                                              # 1,024 products of two: 2^24, float32's last integer
+        for k in u.split(1024):  # 1,024 products of two: 2^24, float32's last integer
             k = k.float() - 128
             s += k.sum(0)
             S += k.T @ k
     m = Moments()
-    m.n, m.mean, m.scatter = n, (s/n + .5)/127.5, (n*S - torch.outer(s, s))/n/127.5**2
+    m.n = n
+    m.mean = (s / n + 0.5) / 127.5
+    m.scatter = (n * S - torch.outer(s, s)) / n / 127.5**2
     return m
 
 # %% ../../nbs/40_distances.ipynb #dd5844ae
 @patch(as_prop=True)
-def root(self:Moments):
+def root(self: Moments):
     "The square root of the covariance, worked out once."
     if self.kept_root is None:
         w, v = torch.linalg.eigh(self.cov)
-        self.kept_root = v*w.clamp(min=0).sqrt() @ v.T
+        self.kept_root = v * w.clamp(min=0).sqrt() @ v.T
     return self.kept_root
 
+
 def frechet(
-    a:Moments, # of one distribution
-    b:Moments, # of the other
-) -> float: # 0 where means and covariances agree
-    "$\\lVert\\mu_a-\\mu_b\\rVert^2+\\operatorname{tr}(\\Sigma_a+\\Sigma_b-2(\\Sigma_b^{1/2}\\Sigma_a\\Sigma_b^{1/2})^{1/2})$ (Heusel et al. 2017, eq. 6)."
-    if a.mean.shape != b.mean.shape: raise ValueError(f"b: its samples have {len(b.mean)} numbers, those of a {len(a.mean)}; give features of one kind")
-    if min(a.n, b.n) < 2: raise ValueError(f"a: moments of {a.n} samples, b: of {b.n}; a covariance needs 2 or more")
+    a: Moments,  # of one distribution
+    b: Moments,  # of the other
+) -> float:  # 0 where means and covariances agree
+    """$\\lVert\\mu_a-\\mu_b\\rVert^2+\\operatorname{tr}(\\Sigma_a+\\Sigma_b-2(\\Sigma_b^{1/2}\\Sigma_a\\Sigma_b^{1/2})^{1/2})$
+    (Heusel et al. 2017, eq. 6).
+    """
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(
+            f"b: its samples have {len(b.mean)} numbers, those of a {len(a.mean)}; "
+            "give features of one kind"
+        )
+    if min(a.n, b.n) < 2:
+        raise ValueError(
+            f"a: moments of {a.n} samples, b: of {b.n}; a covariance needs 2 or more"
+        )
     cross = torch.linalg.eigvalsh(b.root @ a.cov @ b.root).clamp(min=0).sqrt().sum()
-    return float((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2*cross)
+    return float(
+        (a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross
+    )
 
 # %% ../../nbs/40_distances.ipynb #da44a71f
 def frechet_distance(
-    a, # (n, ...) samples or features
-    b, # (m, ...) the same of the other distribution
-) -> float: # 0 where means and covariances agree
+    a,  # (n, ...) samples or features
+    b,  # (m, ...) the same of the other distribution
+) -> float:  # 0 where means and covariances agree
     "The Frechet distance between the Gaussians of two sets of rows."
     a, b = both(a, b)
     return frechet(Moments().update(a), Moments().update(b))
 
 # %% ../../nbs/40_distances.ipynb #4ee23876
 def frechet_infinity(
-    a, # (n, ...) samples or features
-    b, # (m, ...) the same of the other distribution
+    a,  # (n, ...) samples or features
+    b,  # (m, ...) the same of the other distribution
     *,
-    points:int=15, # subset sizes, from a tenth of the smaller set to all of it
-    seed:int=0, # of the subsets
-) -> float: # can fall below 0 by chance
-    "The Frechet distance extrapolated to $1/n=0$ by a straight line (Chong and Forsyth 2020, section 3)."
+    points: int = 15,  # subset sizes, from a tenth of the smaller set to all of it
+    seed: int = 0,  # of the subsets
+) -> float:  # can fall below 0 by chance
+    """The Frechet distance extrapolated to $1/n=0$ by a straight line (Chong and
+    Forsyth 2020, section 3).
+    """
     a, b = both(a, b)
-    g, most = torch.Generator().manual_seed(seed), min(len(a), len(b))
-    if points < 2 or most < 20: raise ValueError(f"points: {points} of {most} samples; a line needs 2 or more points, and 20 or more samples")
-    ns = np.linspace(most//10, most, points).astype(int)
+    g = torch.Generator().manual_seed(seed)
+    most = min(len(a), len(b))
+    if points < 2 or most < 20:
+        raise ValueError(
+            f"points: {points} of {most} samples; a line needs 2 or more points, and "
+            "20 or more samples"
+        )
+    ns = np.linspace(most // 10, most, points).astype(int)
     a, b = a[set_order(a)], b[set_order(b)]
     draw = lambda z, n: z[torch.randperm(len(z), generator=g)[:n].to(z.device)]
-    return float(np.polyfit(1/ns, [frechet_distance(draw(a, n), draw(b, n)) for n in ns], 1)[1])
+    return float(
+        np.polyfit(1 / ns, [frechet_distance(draw(a, n), draw(b, n)) for n in ns], 1)[1]
+    )
 
 # %% ../../nbs/40_distances.ipynb #8a9bd83b
 def sliced_wasserstein(
-    a, # (n, d) points
-    b, # (m, d) points
+    a,  # (n, d) points
+    b,  # (m, d) points
     *,
-    projections:int=200, # random directions
-    p:float=2., # the exponent
-    seed:int=0, # of the directions
+    projections: int = 200,  # random directions
+    p: float = 2.0,  # the exponent
+    seed: int = 0,  # of the directions
 ) -> float:
-    "$\\big(\\mathbb E_\\theta W_p^p(\\langle\\theta,a\\rangle,\\langle\\theta,b\\rangle)\\big)^{1/p}$, exact for each direction."
+    """$\\big(\\mathbb E_\\theta W_p^p(\\langle\\theta,a\\rangle,\\langle\\theta,b\\rangle)\\big)^{1/p}$,
+    exact for each direction.
+    """
     a, b = both(a, b)
-    if projections < 1: raise ValueError(f"projections: {projections}; give 1 or more")
-    if p < 1: raise ValueError(f"p: {p}; give 1 or more, below which this is no distance")
-    theta = torch.randn(a.shape[1], projections, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(a.device)
+    if projections < 1:
+        raise ValueError(f"projections: {projections}; give 1 or more")
+    if p < 1:
+        raise ValueError(f"p: {p}; give 1 or more, below which this is no distance")
+    theta = torch.randn(
+        a.shape[1],
+        projections,
+        generator=torch.Generator().manual_seed(seed),
+        dtype=torch.float64,
+    ).to(a.device)
     theta /= theta.norm(dim=0)
-    (n, m), (qa, qb) = (len(a), len(b)), ((z @ theta).sort(0)[0] for z in (a, b))
-    cuts = torch.cat([torch.arange(1, n + 1)*m, torch.arange(1, m + 1)*n]).unique().to(a.device)      # in units of 1/(n m), exact
-    width, left = cuts.diff(prepend=cuts.new_zeros(1)), torch.cat([cuts.new_zeros(1), cuts[:-1]])
-    gaps = (qa[left//m] - qb[left//n]).abs()**p
-    return float(((gaps*width[:, None]).sum(0)/(n*m)).mean()**(1/p))
+    (n, m) = (len(a), len(b))
+    (qa, qb) = ((z @ theta).sort(0)[0] for z in (a, b))
+    # in units of 1/(n m), exact
+    cuts = (
+        torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n])
+        .unique()
+        .to(a.device)
+    )
+    width = cuts.diff(prepend=cuts.new_zeros(1))
+    left = torch.cat([cuts.new_zeros(1), cuts[:-1]])
+    gaps = (qa[left // m] - qb[left // n]).abs() ** p
+    return float(((gaps * width[:, None]).sum(0) / (n * m)).mean() ** (1 / p))
 
 # %% ../../nbs/40_distances.ipynb #46d8b550
 def nearest(
-    a, # (n, d) queries
-    b, # (m, d) the set to search
+    a,  # (n, d) queries
+    b,  # (m, d) the set to search
     *,
-    itself:bool=False, # a is b: do not count a row as its own neighbour
-    chunk:int=1000, # queries at a time
-) -> Tensor: # (n,) distances
+    itself: bool = False,  # a is b: do not count a row as its own neighbour
+    chunk: int = 1000,  # queries at a time
+) -> Tensor:  # (n,) distances
     "The distance of each row of a to its nearest row of b."
     a, b = both(a, b)
+
     def block(i):
-        d = torch.cdist(a[i:i + chunk], b)
-        if itself: d.diagonal(i).fill_(torch.inf)
+        d = torch.cdist(a[i : i + chunk], b)
+        if itself:
+            d.diagonal(i).fill_(torch.inf)
         return d.min(1)[0]
+
     return torch.cat([block(i) for i in range(0, len(a), chunk)])
 
+
 def memorised(
-    samples, # (n, ...) of the model
-    train, # (m, ...) its training set
-) -> float: # about 0.01 for fresh draws of the same distribution, 1 for copies
-    "The share of samples nearer to a training sample than all but 1% of the training samples are to each other."
+    samples,  # (n, ...) of the model
+    train,  # (m, ...) its training set
+) -> float:  # about 0.01 for fresh draws of the same distribution, 1 for copies
+    """The share of samples nearer to a training sample than all but 1% of the training
+    samples are to each other.
+    """
     apart = nearest(train, train, itself=True)
-    apart = apart[apart > 1e-6*apart.max()]                 # repeats are not neighbours
-    if not len(apart): raise ValueError("train: every sample occurs twice or more; give a set in which samples differ")
-    return float((nearest(samples, train) < apart.quantile(.01)).double().mean())
+    apart = apart[apart > 1e-6 * apart.max()]  # repeats are not neighbours
+    if not len(apart):
+        raise ValueError(
+            "train: every sample occurs twice or more; give a set in which samples "
+            "differ"
+        )
+    return float((nearest(samples, train) < apart.quantile(0.01)).double().mean())
 
 # %% ../../nbs/40_distances.ipynb #e3494cf1
 def bootstrap(
-    metric, # `metric(a, b) -> float`
-    a, # (n, ...) samples
-    b, # (m, ...) samples
+    metric,  # `metric(a, b) -> float`
+    a,  # (n, ...) samples
+    b,  # (m, ...) samples
     *,
-    times:int=20, # redraws
-    seed:int=0, # of the redraws
-) -> tuple: # the metric of a and b, and its standard error
+    times: int = 20,  # redraws
+    seed: int = 0,  # of the redraws
+) -> tuple:  # the metric of a and b, and its standard error
     "A metric with its standard error from resampling both sets."
-    if times < 2: raise ValueError(f"times: {times}; a spread needs 2 or more")
+    if times < 2:
+        raise ValueError(f"times: {times}; a spread needs 2 or more")
     g = torch.Generator().manual_seed(seed)
     a, b = (torch.as_tensor(z)[set_order(z)] for z in (a, b))
     redraw = lambda z: z[torch.randint(len(z), (len(z),), generator=g)]
-    return metric(a, b), float(np.std([metric(redraw(a), redraw(b)) for _ in range(times)], ddof=1))
+    return metric(a, b), float(
+        np.std([metric(redraw(a), redraw(b)) for _ in range(times)], ddof=1)
+    )
 
 # %% ../../nbs/40_distances.ipynb #6793956b
 def dealt(
-    start:int, # number of the first row
-    n:int, # rows
-    lots:int, # how many lots there are
-) -> Tensor: # (n,) numbers from 0 to lots - 1
-    "The lots that rows `start` to `start + n - 1` fall into: of every `lots` rows each falls into another, by chance."
-    begin, end = start//lots*lots, -(-(start + n)//lots)*lots
-    return _mixed(torch.arange(begin, end)*_GOLDEN).reshape(-1, lots).argsort(1).flatten()[start - begin:][:n]
+    start: int,  # number of the first row
+    n: int,  # rows
+    lots: int,  # how many lots there are
+) -> Tensor:  # (n,) numbers from 0 to lots - 1
+    """The lots that rows `start` to `start + n - 1` fall into: of every `lots` rows
+    each falls into another, by chance.
+    """
+    begin = start // lots * lots
+    end = -(-(start + n) // lots) * lots
+    return (
+        _mixed(torch.arange(begin, end) * _GOLDEN)
+        .reshape(-1, lots)
+        .argsort(1)
+        .flatten()[start - begin :][:n]
+    )
+
 
 def blocks(
-    x:Tensor, # (n, ...) rows
-    count:int=10, # blocks
-    ordered:bool=False, # do the rows come in the order of their set?
+    x: Tensor,  # (n, ...) rows
+    count: int = 10,  # blocks
+    ordered: bool = False,  # do the rows come in the order of their set?
 ) -> list:
     "Rows in blocks whose sizes differ by at most one."
     x, count = x if ordered else x[set_order(x)], min(count, len(x))
@@ -250,98 +377,157 @@ def blocks(
 
 # %% ../../nbs/40_distances.ipynb #1e20212a
 def left_out(
-    a:list, # values without a block of the one set, for each block: numbers, or arrays of several
-    b:list, # values without a block of the other
+    # values without a block of the one set, for each block: numbers, or arrays of
+    # several
+    a: list,
+    b: list,  # values without a block of the other
     *,
-    share:tuple=(1., 1.), # the part of each set's samples that the blocks hold
+    share: tuple = (1.0, 1.0),  # the part of each set's samples that the blocks hold
 ) -> float:
     "The standard error that follows from values with blocks left out."
-    return np.sqrt(sum(s*(len(z) - 1)*np.var(z, axis=0) for s, z in zip(share, (a, b))))
+    return np.sqrt(
+        sum(s * (len(z) - 1) * np.var(z, axis=0) for s, z in zip(share, (a, b)))
+    )
+
 
 def jackknife(
-    metric, # of two lists of blocks: a number, or an array of several
-    a:list, # blocks of the one set
-    b:list, # blocks of the other
+    metric,  # of two lists of blocks: a number, or an array of several
+    a: list,  # blocks of the one set
+    b: list,  # blocks of the other
     *,
-    share:tuple=(1., 1.), # the part of each set's samples that the blocks hold
+    share: tuple = (1.0, 1.0),  # the part of each set's samples that the blocks hold
 ) -> float:
     "The standard error of a metric: each block of a, then of b, left out."
-    without = lambda z: [z[:k] + z[k + 1:] for k in range(len(z))]
-    return left_out([metric(z, b) for z in without(a)], [metric(a, z) for z in without(b)], share=share)
+    without = lambda z: [z[:k] + z[k + 1 :] for k in range(len(z))]
+    return left_out(
+        [metric(z, b) for z in without(a)],
+        [metric(a, z) for z in without(b)],
+        share=share,
+    )
 
 # %% ../../nbs/40_distances.ipynb #c9b95d62
 def frechet_slopes(
-    a:Moments, # of one distribution
-    b:Moments, # of the other
-) -> tuple: # (d, d), (d, d): its gradients by the covariances of a and of b
-    "The Frechet distance's slopes, $I-T_a$ and $I-T_b$ with the maps $T$ from each Gaussian to the other."
+    a: Moments,  # of one distribution
+    b: Moments,  # of the other
+) -> tuple:  # (d, d), (d, d): its gradients by the covariances of a and of b
+    """The Frechet distance's slopes, $I-T_a$ and $I-T_b$ with the maps $T$ from each
+    Gaussian to the other.
+    """
     w, v = torch.linalg.eigh(b.root @ a.cov @ b.root)
-    w = torch.where(w > len(w)*torch.finfo(w.dtype).eps*w[-1], w, torch.inf)
+    w = torch.where(w > len(w) * torch.finfo(w.dtype).eps * w[-1], w, torch.inf)
     p, one = b.root @ v, torch.eye(len(w)).to(w)
     q = a.cov @ p
-    return one - p*w**-.5 @ p.T, one - q*w**-1.5 @ q.T
+    return one - p * w**-0.5 @ p.T, one - q * w**-1.5 @ q.T
 
 # %% ../../nbs/40_distances.ipynb #50e3bdaf
 def frechet_error(
-    a:Moments, # of all samples
-    b:Moments, # of the other set
-    rows:tuple, # two lists of blocks of rows, of a and of b
+    a: Moments,  # of all samples
+    b: Moments,  # of the other set
+    rows: tuple,  # two lists of blocks of rows, of a and of b
     *,
-    share:tuple=(1., 1.), # the part of each set's samples that the blocks hold
+    share: tuple = (1.0, 1.0),  # the part of each set's samples that the blocks hold
 ) -> float:
     "The Frechet distance's standard error by leaving blocks out, to first order."
+
     def without(z, own, other, slope):
-        n, x = torch.tensor([len(p) for p in z]).to(own.mean), [p - own.mean for p in z]
-        sums, squares = torch.stack([p.sum(0) for p in x]), torch.stack([(p @ slope*p).sum() for p in x])
-        n, sums, squares = (v.sum(0) - v for v in (n, sums, squares))         # of the rows that are left
-        x = sums/n[:, None]
-        return ((own.mean + x - other.mean).square().sum(1) + (squares - n*(x @ slope*x).sum(1))/(n - 1)).tolist()
+        n = torch.tensor([len(p) for p in z]).to(own.mean)
+        x = [p - own.mean for p in z]
+        sums = torch.stack([p.sum(0) for p in x])
+        squares = torch.stack([(p @ slope * p).sum() for p in x])
+        # of the rows that are left
+        n, sums, squares = (v.sum(0) - v for v in (n, sums, squares))
+        x = sums / n[:, None]
+        return (
+            (own.mean + x - other.mean).square().sum(1)
+            + (squares - n * (x @ slope * x).sum(1)) / (n - 1)
+        ).tolist()
+
     slopes = frechet_slopes(a, b)
-    return left_out(without(rows[0], a, b, slopes[0]), without(rows[1], b, a, slopes[1]), share=share)
+    return left_out(
+        without(rows[0], a, b, slopes[0]),
+        without(rows[1], b, a, slopes[1]),
+        share=share,
+    )
 
 # %% ../../nbs/40_distances.ipynb #bb24dabc
 def kernel(x, y):
     "$(x^\\top y/d+1)^3$ for all pairs of rows."
-    return (x @ y.T/x.shape[1] + 1)**3
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
 
 def mmd(
-    a:Tensor, # (n, d) float64 rows
-    b:Tensor, # (m, d)
-) -> float: # may be below 0
-    "The unbiased $\\mathrm{MMD}^2$ of two sets (Gretton et al. 2012, eq. 3), all pairs at once."
-    off = lambda k: (k.sum() - k.trace())/(len(k)*(len(k) - 1))
-    return float(off(kernel(a, a)) + off(kernel(b, b)) - 2*kernel(a, b).mean())
+    a: Tensor,  # (n, d) float64 rows
+    b: Tensor,  # (m, d)
+) -> float:  # may be below 0
+    """The unbiased $\\mathrm{MMD}^2$ of two sets (Gretton et al. 2012, eq. 3), all
+    pairs at once.
+    """
+    off = lambda k: (k.sum() - k.trace()) / (len(k) * (len(k) - 1))
+    return float(off(kernel(a, a)) + off(kernel(b, b)) - 2 * kernel(a, b).mean())
 
 # %% ../../nbs/40_distances.ipynb #5ca5b36e
 def kid(
-    a, # (n, d) features
-    b, # (m, d) features
+    a,  # (n, d) features
+    b,  # (m, d) features
     *,
-    subsets:int=100, # how many
-    size:int=1000, # rows of each set in a subset
-    seed:int=2020, # torch-fidelity's
-) -> tuple: # mean and standard deviation over the subsets
-    "KID as torch-fidelity and torchmetrics compute it, by *places*, so that order matters; `measure` uses `kid_exact`."
+    subsets: int = 100,  # how many
+    size: int = 1000,  # rows of each set in a subset
+    seed: int = 2020,  # torch-fidelity's
+) -> tuple:  # mean and standard deviation over the subsets
+    """KID as torch-fidelity and torchmetrics compute it, by *places*, so that order
+    matters; `measure` uses `kid_exact`.
+    """
     a, b = both(a, b)
-    if not 2 <= size <= min(len(a), len(b)): raise ValueError(f"size: subsets of {size} asked of {len(a)} and {len(b)} samples; give 2 to {min(len(a), len(b))}")
-    rng, pick = np.random.RandomState(seed), lambda z: z[torch.from_numpy(rng.choice(len(z), size, replace=False)).to(z.device)]
+    if not 2 <= size <= min(len(a), len(b)):
+        raise ValueError(
+            f"size: subsets of {size} asked of {len(a)} and {len(b)} samples; give 2 "
+            f"to {min(len(a), len(b))}"
+        )
+    rng, pick = (
+        np.random.RandomState(seed),
+        lambda z: z[
+            torch.from_numpy(rng.choice(len(z), size, replace=False)).to(z.device)
+        ],
+    )
     values = [mmd(pick(a), pick(b)) for _ in range(subsets)]
     return float(np.mean(values)), float(np.std(values))
 
 # %% ../../nbs/40_distances.ipynb #23fb365d
 def kid_exact(
-    a:list, # blocks of the one set's features, as `blocks` gives them
-    b:list, # of the other's
-) -> tuple: # KID, and its standard error by leaving blocks out
+    a: list,  # blocks of the one set's features, as `blocks` gives them
+    b: list,  # of the other's
+) -> tuple:  # KID, and its standard error by leaving blocks out
     "KID from all pairs of samples, a block against a block at a time."
     number = lambda rows: torch.tensor(rows, dtype=torch.float64)
-    sums = lambda p, q: number([[float(kernel(x, y).sum()) if p is not q or j <= i else 0. for j, y in enumerate(q)] for i, x in enumerate(p)])
-    mirrored = lambda t: t + t.tril(-1).T                                    # pairs within a set are counted once
-    own = [number([float(((x.square().sum(1)/x.shape[1] + 1)**3).sum()) for x in z]) for z in (a, b)]    # of a row with itself
-    within, cross, counts = [mirrored(sums(a, a)), mirrored(sums(b, b))], sums(a, b), [number([float(len(x)) for x in z]) for z in (a, b)]
+    sums = lambda p, q: number(
+        [
+            [
+                float(kernel(x, y).sum()) if p is not q or j <= i else 0.0
+                for j, y in enumerate(q)
+            ]
+            for i, x in enumerate(p)
+        ]
+    )
+    mirrored = lambda t: t + t.tril(-1).T  # pairs within a set are counted once
+    # of a row with itself
+    own = [
+        number([float(((x.square().sum(1) / x.shape[1] + 1) ** 3).sum()) for x in z])
+        for z in (a, b)
+    ]
+    within = [mirrored(sums(a, a)), mirrored(sums(b, b))]
+    cross = sums(a, b)
+    counts = [number([float(len(x)) for x in z]) for z in (a, b)]
+
     def value(i, j):
-        inner = [(t[k][:, k].sum() - o[k].sum())/(c[k].sum()*(c[k].sum() - 1)) for t, o, c, k in zip(within, own, counts, (i, j))]
-        return float(sum(inner) - 2*cross[i][:, j].sum()/(counts[0][i].sum()*counts[1][j].sum()))
+        inner = [
+            (t[k][:, k].sum() - o[k].sum()) / (c[k].sum() * (c[k].sum() - 1))
+            for t, o, c, k in zip(within, own, counts, (i, j))
+        ]
+        return float(
+            sum(inner)
+            - 2 * cross[i][:, j].sum() / (counts[0][i].sum() * counts[1][j].sum())
+        )
+
     i, j = [*range(len(a))], [*range(len(b))]
     return value(i, j), jackknife(value, i, j)
 
@@ -353,86 +539,161 @@ def radii(x, k, chunk):
 # %% ../../nbs/40_distances.ipynb #1a71fb2b
 def covered(x, centres, r, chunk):
     "The share of rows that lie in a ball around some centre."
-    return float(torch.cat([(torch.cdist(c, centres) <= r).any(1) for c in x.split(chunk)]).double().mean())
+    return float(
+        torch.cat([(torch.cdist(c, centres) <= r).any(1) for c in x.split(chunk)])
+        .double()
+        .mean()
+    )
 
 # %% ../../nbs/40_distances.ipynb #6ecbc565
 def precision_recall(
-    a, # (n, d) features of samples
-    b, # (m, d) features of data
+    a,  # (n, d) features of samples
+    b,  # (m, d) features of data
     *,
-    k:int=3, # neighbours that set the size of a ball
-    chunk:int=1000, # rows at a time
-) -> tuple: # precision and recall, 0 to 1
-    "How much of a lies where b does, and of b where a does (Kynkäänniemi et al. 2019, eqs. 1 and 2)."
+    k: int = 3,  # neighbours that set the size of a ball
+    chunk: int = 1000,  # rows at a time
+) -> tuple:  # precision and recall, 0 to 1
+    """How much of a lies where b does, and of b where a does (Kynkäänniemi et al. 2019,
+    eqs. 1 and 2).
+    """
     a, b = both(a, b)
-    if not 1 <= k < min(len(a), len(b)): raise ValueError(f"k: {k} neighbours asked of {len(a)} and {len(b)} samples; give 1 to {min(len(a), len(b)) - 1}")
-    return covered(a, b, radii(b, k, chunk), chunk), covered(b, a, radii(a, k, chunk), chunk)
+    if not 1 <= k < min(len(a), len(b)):
+        raise ValueError(
+            f"k: {k} neighbours asked of {len(a)} and {len(b)} samples; give 1 to "
+            f"{min(len(a), len(b)) - 1}"
+        )
+    return covered(a, b, radii(b, k, chunk), chunk), covered(
+        b, a, radii(a, k, chunk), chunk
+    )
 
 # %% ../../nbs/40_distances.ipynb #8aeec02c
 def radii_without(
-    z:list, # blocks of rows
-    k:int, # neighbours
-    chunk:int, # rows at a time
-) -> Tensor: # (blocks + 1, n) for the rows in turn: first with all blocks, then without each; -1 for a row that is left out
+    z: list,  # blocks of rows
+    k: int,  # neighbours
+    chunk: int,  # rows at a time
+) -> Tensor:  # (blocks + 1, n) for the rows in turn: first with all blocks, then without each; -1 for a row that is left out
     "The `radii` of a set's rows, and those with each block left out."
     x, sizes = torch.cat(z), [len(p) for p in z]
-    def few(d): # of distances to a block, the k + 1 smallest: a row itself is among them
+
+    # of distances to a block, the k + 1 smallest: a row itself is among them
+    def few(d):
         d = d.topk(min(k + 1, d.shape[1]), largest=False)[0]
         return F.pad(d, (0, k + 1 - d.shape[1]), value=torch.inf)
-    near = torch.cat([torch.stack([few(d) for d in torch.cdist(c, x).split(sizes, 1)], 1) for c in x.split(chunk)])
-    r = torch.stack([near.flatten(1).kthvalue(k + 1)[0]] + [torch.cat([near[:, :l], near[:, l + 1:]], 1).flatten(1).kthvalue(k + 1)[0] for l in range(len(z))])
-    for l, rows in enumerate(r[1:].split(sizes, 1)): rows[l] = -1
+
+    near = torch.cat(
+        [
+            torch.stack([few(d) for d in torch.cdist(c, x).split(sizes, 1)], 1)
+            for c in x.split(chunk)
+        ]
+    )
+    r = torch.stack(
+        [near.flatten(1).kthvalue(k + 1)[0]]
+        + [
+            torch.cat([near[:, :l], near[:, l + 1 :]], 1).flatten(1).kthvalue(k + 1)[0]
+            for l in range(len(z))
+        ]
+    )
+    for l, rows in enumerate(r[1:].split(sizes, 1)):
+        rows[l] = -1
     return r
 
 # %% ../../nbs/40_distances.ipynb #192d7bb5
 def blockwise_precision_recall(
-    a:list, # blocks of the one set's features, as `blocks` gives them
-    b:list, # of the other's
+    a: list,  # blocks of the one set's features, as `blocks` gives them
+    b: list,  # of the other's
     *,
-    k:int=3, # neighbours that set the size of a ball
-    chunk:int=1000, # rows at a time
-) -> tuple: # precision and recall (2,), without each block of a (blocks, 2), without each of b (blocks, 2)
-    "`precision_recall` of two sets, and with each block left out, from all distances once."
-    x, y, r, s = torch.cat(a), torch.cat(b), radii_without(a, k, chunk), radii_without(b, k, chunk)
-    p, q = [], torch.zeros(len(r), len(y), dtype=torch.bool, device=y.device)
+    k: int = 3,  # neighbours that set the size of a ball
+    chunk: int = 1000,  # rows at a time
+) -> tuple:  # precision and recall (2,), without each block of a (blocks, 2), without each of b (blocks, 2)
+    """`precision_recall` of two sets, and with each block left out, from all distances
+    once.
+    """
+    x = torch.cat(a)
+    y = torch.cat(b)
+    r = radii_without(a, k, chunk)
+    s = radii_without(b, k, chunk)
+    p = []
+    q = torch.zeros(len(r), len(y), dtype=torch.bool, device=y.device)
     for c, t in zip(x.split(chunk), r.split(chunk, 1)):
         d = torch.cdist(c, y)
         p.append(torch.stack([(d <= ball).any(1) for ball in s]))
-        for inside, ball in zip(q, t): inside |= (d <= ball[:, None]).any(0)
+        for inside, ball in zip(q, t):
+            inside |= (d <= ball[:, None]).any(0)
     p, mean = torch.cat(p, 1), lambda hit: hit.double().mean(-1)
-    def others(hit, z): # without each block of the rows themselves
+
+    def others(hit, z):  # without each block of the rows themselves
         h = hit.split([len(rows) for rows in z])
-        return torch.stack([mean(torch.cat([*h[:l], *h[l + 1:]])) for l in range(len(h))])
-    out = torch.stack([mean(p[0]), mean(q[0])]), torch.stack([others(p[0], a), mean(q[1:])], 1), torch.stack([mean(p[1:]), others(q[0], b)], 1)
+        return torch.stack(
+            [mean(torch.cat([*h[:l], *h[l + 1 :]])) for l in range(len(h))]
+        )
+
+    out = (
+        torch.stack([mean(p[0]), mean(q[0])]),
+        torch.stack([others(p[0], a), mean(q[1:])], 1),
+        torch.stack([mean(p[1:]), others(q[0], b)], 1),
+    )
     return tuple(v.cpu().numpy() for v in out)
 
 # %% ../../nbs/40_distances.ipynb #bf17554a
 class ClassScores:
-    "Sums for the Inception Score, for each split: predictions, their $\\sum_c p\\log p$, and how many."
-    def __init__(self,
-        splits:int=10, # how many
-        ordered:bool=False, # do rows come in the order of their set?
-    ): self.splits, self.ordered, self.seen, self.missing, self.sums = splits, ordered, 0, False, None
+    """Sums for the Inception Score, for each split: predictions, their
+    $\\sum_c p\\log p$, and how many.
+    """
 
-    def update(self,
-        logits, # (n, classes), or None where the network has no class layer
+    def __init__(
+        self,
+        splits: int = 10,  # how many
+        ordered: bool = False,  # do rows come in the order of their set?
     ):
-        self.missing = self.missing or logits is None or not bool(logits.isfinite().all())
-        if self.missing: self.sums = None; return self
-        p = (logits.cpu() if logits.device.type == "mps" else logits).double().softmax(1)
+        self.splits = splits
+        self.ordered = ordered
+        self.seen = 0
+        self.missing = False
+        self.sums = None
+
+    def update(
+        self,
+        logits,  # (n, classes), or None where the network has no class layer
+    ):
+        self.missing = (
+            self.missing or logits is None or not bool(logits.isfinite().all())
+        )
+        if self.missing:
+            self.sums = None
+            return self
+        p = (
+            (logits.cpu() if logits.device.type == "mps" else logits)
+            .double()
+            .softmax(1)
+        )
         p = p if self.ordered else p[set_order(p, self.seen)]
-        rows = torch.cat([p, torch.special.entr(p).sum(1, keepdim=True).neg(), torch.ones_like(p[:, :1])], 1)
-        if self.sums is None: self.sums = rows.new_zeros(self.splits, rows.shape[1])
-        self.sums.index_add_(0, dealt(self.seen, len(p), self.splits).to(p.device), rows)
+        rows = torch.cat(
+            [
+                p,
+                torch.special.entr(p).sum(1, keepdim=True).neg(),
+                torch.ones_like(p[:, :1]),
+            ],
+            1,
+        )
+        if self.sums is None:
+            self.sums = rows.new_zeros(self.splits, rows.shape[1])
+        self.sums.index_add_(
+            0, dealt(self.seen, len(p), self.splits).to(p.device), rows
+        )
         self.seen += len(p)
         return self
 
 # %% ../../nbs/40_distances.ipynb #62b5444e
 @patch
-def value(self:ClassScores) -> tuple: # mean and standard deviation over the splits, or None and None
+def value(
+    self: ClassScores,
+) -> tuple:  # mean and standard deviation over the splits, or None and None
     "The Inception Score (Salimans et al. 2016), where there is one."
-    if self.sums is None or self.seen < self.splits: return None, None
-    p, plogp, n = self.sums[:, :-2], self.sums[:, -2], self.sums[:, -1]
-    mean = p/n[:, None]
-    scores = (plogp/n + torch.special.entr(mean).sum(1)).exp()
+    if self.sums is None or self.seen < self.splits:
+        return None, None
+    p = self.sums[:, :-2]
+    plogp = self.sums[:, -2]
+    n = self.sums[:, -1]
+    mean = p / n[:, None]
+    scores = (plogp / n + torch.special.entr(mean).sum(1)).exp()
     return float(scores.mean()), float(scores.std(correction=0))

@@ -28,78 +28,120 @@ from ..runs import sha16, write_atomic
 from ..data import as_bytes, Data, digits, to_float
 
 # %% ../../nbs/41_features.ipynb #43ed40a0
-def digits_split() -> tuple: # 1,198 for training, 599 held out
+def digits_split() -> tuple:  # 1,198 for training, 599 held out
     "The digits in two parts, always the same."
-    d, p = digits(), torch.randperm(1797, generator=torch.Generator().manual_seed(0))
-    return Data(d.x[p[:1198]], d.y[p[:1198]], "digits/train"), Data(d.x[p[1198:]], d.y[p[1198:]], "digits/held out")
+    d = digits()
+    p = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
+    return Data(d.x[p[:1198]], d.y[p[:1198]], "digits/train"), Data(
+        d.x[p[1198:]], d.y[p[1198:]], "digits/held out"
+    )
 
 # %% ../../nbs/41_features.ipynb #fe63ec20
 class DigitsClassifier(nn.Module):
-    "Three convolutions and two linear layers: (n, 1, 8, 8) in [-1, 1] to features (n, 64) and logits (n, 10)."
+    """Three convolutions and two linear layers: (n, 1, 8, 8) in [-1, 1] to features (n,
+    64) and logits (n, 10).
+    """
+
     def __init__(self):
         super().__init__()
         conv = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.SiLU())
-        self.body = nn.Sequential(conv(1, 32), conv(32, 32), nn.MaxPool2d(2), conv(32, 48), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(192, 64), nn.SiLU())
+        self.body = nn.Sequential(
+            conv(1, 32),
+            conv(32, 32),
+            nn.MaxPool2d(2),
+            conv(32, 48),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(192, 64),
+            nn.SiLU(),
+        )
         self.head = nn.Linear(64, 10)
-        self.register_buffer("scale", torch.ones(()))                        # of the features, over the training set
+        # of the features, over the training set
+        self.register_buffer("scale", torch.ones(()))
 
     def forward(self, x):
         f = self.body(x)
-        return f/self.scale, self.head(f)
+        return f / self.scale, self.head(f)
 
 # %% ../../nbs/41_features.ipynb #c75c1b59
 def train_classifier(
-    data:Data, # digits with labels
+    data: Data,  # digits with labels
     *,
-    epochs:int=20, # passes through them
-    seed:int=0, # of initial weights and batches
-) -> DigitsClassifier: # in evaluation mode
+    epochs: int = 20,  # passes through them
+    seed: int = 0,  # of initial weights and batches
+) -> DigitsClassifier:  # in evaluation mode
     "A classifier of digits, trained."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net, batches = DigitsClassifier(), len(data)//64
+        net, batches = DigitsClassifier(), len(data) // 64
         opt = torch.optim.AdamW(net.parameters())
-        rate = torch.optim.lr_scheduler.OneCycleLR(opt, 5e-3, total_steps=epochs*batches)
-        for i in (i for _ in range(epochs) for i in torch.randperm(len(data)).chunk(batches)):
+        rate = torch.optim.lr_scheduler.OneCycleLR(
+            opt, 5e-3, total_steps=epochs * batches
+        )
+        for i in (
+            i for _ in range(epochs) for i in torch.randperm(len(data)).chunk(batches)
+        ):
             loss = F.cross_entropy(net(to_float(data.x[i]))[1], data.y[i])
-            opt.zero_grad(); loss.backward(); opt.step(); rate.step()
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            rate.step()
         net.scale.copy_(net.body(to_float(data.x)).var(0).mean().sqrt())
     return net.requires_grad_(False).eval()
 
 # %% ../../nbs/41_features.ipynb #b2bb8064
-SHIPPED = Path(str(files("odeflow")))/"pretrained"/"digits-classifier.safetensors"
+SHIPPED = Path(str(files("odeflow"))) / "pretrained" / "digits-classifier.safetensors"
+
 
 def ship_classifier(
-    path=None, # of the file; None is the one in the package
+    path=None,  # of the file; None is the one in the package
 ):
     "Train the classifier and write the file that the package ships."
-    write_atomic(path or SHIPPED, save({k: v.half() for k, v in train_classifier(digits_split()[0]).state_dict().items()}))
+    write_atomic(
+        path or SHIPPED,
+        save(
+            {
+                k: v.half()
+                for k, v in train_classifier(digits_split()[0]).state_dict().items()
+            }
+        ),
+    )
 
 # %% ../../nbs/41_features.ipynb #f45db4e1
 @lru_cache
-def classifier() -> DigitsClassifier: # on the CPU
+def classifier() -> DigitsClassifier:  # on the CPU
     "The shipped classifier."
     net = DigitsClassifier()
-    try: net.load_state_dict({k: v.float() for k, v in load_file(SHIPPED).items()})
-    except (SafetensorError, RuntimeError) as e: raise ValueError(f"weights: '{SHIPPED}' is damaged ({' '.join(str(e).split())[:200]}); install odeflow again") from None
+    try:
+        net.load_state_dict({k: v.float() for k, v in load_file(SHIPPED).items()})
+    except (SafetensorError, RuntimeError) as e:
+        raise ValueError(
+            f"weights: '{SHIPPED}' is damaged ({' '.join(str(e).split())[:200]}); "
+            "install odeflow again"
+        ) from None
     return net.requires_grad_(False).eval()
 
 # %% ../../nbs/41_features.ipynb #bf0e590c
 def _digits_in(x):
     x = as_bytes(x)
-    if x.shape[1:] != (1, 8, 8): raise ValueError(f"x: pictures of shape {tuple(x.shape[1:])}; the classifier knows digits, (1, 8, 8)")
+    if x.shape[1:] != (1, 8, 8):
+        raise ValueError(
+            f"x: pictures of shape {tuple(x.shape[1:])}; the classifier knows "
+            "digits, (1, 8, 8)"
+        )
     return to_float(x.cpu())
 
+
 def classifier_features(
-    x, # (n, 1, 8, 8) digits, floats in [-1, 1] or bytes
-) -> Tensor: # (n, 64)
+    x,  # (n, 1, 8, 8) digits, floats in [-1, 1] or bytes
+) -> Tensor:  # (n, 64)
     "The shipped classifier's features of digits."
     return classifier()(_digits_in(x))[0]
 
 # %% ../../nbs/41_features.ipynb #5ac32e40
 def classify(
-    x, # (n, 1, 8, 8) digits, floats in [-1, 1] or bytes
-) -> Tensor: # (n, 10) logits
+    x,  # (n, 1, 8, 8) digits, floats in [-1, 1] or bytes
+) -> Tensor:  # (n, 10) logits
     "What the shipped classifier takes digits for."
     return classifier()(_digits_in(x))[1]
 
@@ -107,60 +149,107 @@ def classify(
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 LAYERS = (64, 192, 768, 2048)
 
+
 def inception_weights() -> Path:
-    "Where torch-fidelity looks for the weights of the FID network, and downloads them to."
-    return Path(torch.hub.get_dir())/"checkpoints"/WEIGHTS
+    """Where torch-fidelity looks for the weights of the FID network, and downloads them
+    to.
+    """
+    return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
 
 # %% ../../nbs/41_features.ipynb #c4360cd8
 def load_inception(
-    outputs:list, # names of what it puts out
-    weights=None, # a file; None is torch-fidelity's own
+    outputs: list,  # names of what it puts out
+    weights=None,  # a file; None is torch-fidelity's own
 ) -> nn.Module:
     "torch-fidelity's FID network; one sentence where its weights cannot be had."
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
     path = Path(weights or inception_weights())
     try:
-        if weights or path.exists(): torch.load(path, map_location="cpu", weights_only=True)      # torch-fidelity would run what a pickle says
-        return FeatureExtractorInceptionV3("inception-v3-compat", outputs, feature_extractor_weights_path=weights and str(weights))
+        # torch-fidelity would run what a pickle says
+        if weights or path.exists():
+            torch.load(path, map_location="cpu", weights_only=True)
+        return FeatureExtractorInceptionV3(
+            "inception-v3-compat",
+            outputs,
+            feature_extractor_weights_path=weights and str(weights),
+        )
     except Exception as e:
-        raise FileNotFoundError(f"weights: the FID network's could not be {'read' if weights or inception_weights().exists() else 'downloaded'} ({type(e).__name__}); "
-                                f"put torch-fidelity's {WEIGHTS} at '{weights or inception_weights()}'") from None
+        raise FileNotFoundError(
+            "weights: the FID network's could not be "
+            f"{'read' if weights or inception_weights().exists() else 'downloaded'} "
+            f"({type(e).__name__}); "
+            f"put torch-fidelity's {WEIGHTS} at '{weights or inception_weights()}'"
+        ) from None
 
 # %% ../../nbs/41_features.ipynb #8a186bb5
 class Inception:
-    "The FID network: `net(u)` gives features (n, layer) and, at the last layer, class logits (n, 1008) or None."
-    distance = "fid" # what the Frechet distance in its features is called
-    def __init__(self,
-        layer:int=2048, # 64, 192, 768 or 2048 features
+    """The FID network: `net(u)` gives features (n, layer) and, at the last layer, class
+    logits (n, 1008) or None.
+    """
+
+    distance = "fid"  # what the Frechet distance in its features is called
+
+    def __init__(
+        self,
+        layer: int = 2048,  # 64, 192, 768 or 2048 features
         *,
-        device:str=None, # None is a GPU where there is one
-        batch:int=50, # pictures at a time
-        weights=None, # a file; None is torch-fidelity's own, downloaded when missing
+        device: str = None,  # None is a GPU where there is one
+        batch: int = 50,  # pictures at a time
+        weights=None,  # a file; None is torch-fidelity's own, downloaded when missing
     ):
-        if layer not in LAYERS: raise ValueError(f"layer: {layer!r}; give one of {', '.join(map(str, LAYERS))}")
-        if batch < 1: raise ValueError(f"batch: {batch}; give 1 or more")
-        self.layer, self.batch, self.device = layer, batch, device or ("cuda" if torch.cuda.is_available() else "cpu")
-        net = load_inception([str(layer)] + ["logits_unbiased"]*(layer == 2048), weights)
-        try: self.net = net.to(self.device)
-        except (RuntimeError, AssertionError): raise ValueError(f"device: {device!r} is not available here; give 'cpu', or None to choose") from None
+        if layer not in LAYERS:
+            raise ValueError(
+                f"layer: {layer!r}; give one of {', '.join(map(str, LAYERS))}"
+            )
+        if batch < 1:
+            raise ValueError(f"batch: {batch}; give 1 or more")
+        self.layer = layer
+        self.batch = batch
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        net = load_inception(
+            [str(layer)] + ["logits_unbiased"] * (layer == 2048), weights
+        )
+        try:
+            self.net = net.to(self.device)
+        except (RuntimeError, AssertionError):
+            raise ValueError(
+                f"device: {device!r} is not available here; give 'cpu', or None to "
+                "choose"
+            ) from None
         self.classes = layer == 2048 and bool(net.fc.weight.isfinite().all())
-        self.code, self.weights = f"torch-fidelity {version('torch-fidelity')}", sha16(weights or inception_weights())
+        self.code = f"torch-fidelity {version('torch-fidelity')}"
+        self.weights = sha16(weights or inception_weights())
 
 # %% ../../nbs/41_features.ipynb #643e266d
 @patch
 @torch.no_grad()
-def __call__(self:Inception,
-    u, # (n, 1 or 3, H, W) bytes, or floats in [-1, 1]; grey is repeated to three channels
-) -> tuple: # features (n, layer), and logits (n, 1008) or None
-    "What the FID network sees in pictures, `batch` at a time, in full single precision."
+def __call__(
+    self: Inception,
+    # (n, 1 or 3, H, W) bytes, or floats in [-1, 1]; grey is repeated to three channels
+    u,
+) -> tuple:  # features (n, layer), and logits (n, 1008) or None
+    """What the FID network sees in pictures, `batch` at a time, in full single
+    precision.
+    """
     parts = as_bytes(u, "u").expand(-1, 3, -1, -1).split(self.batch)
-    with tf32(False): out = [self.net(p.to(self.device)) for p in parts]
+    with tf32(False):
+        out = [self.net(p.to(self.device)) for p in parts]
     f, *logits = (torch.cat(z) for z in zip(*out))
     return f, logits[0] if self.classes else None
 
 # %% ../../nbs/41_features.ipynb #9afd0305
 class DigitsFeatures:
     "The shipped classifier of digits where the FID network stands for pictures."
-    distance, layer, batch, device = "frechet_classifier", 64, 1000, "cpu"
-    def __init__(self): self.code, self.weights = f"odeflow {odeflow.__version__}", sha16(SHIPPED)
-    def __call__(self, u): return classifier_features(u), None
+
+    distance = "frechet_classifier"
+    layer = 64
+    batch = 1000
+    device = "cpu"
+
+    def __init__(self):
+        self.code = f"odeflow {odeflow.__version__}"
+        self.weights = sha16(SHIPPED)
+
+    def __call__(self, u):
+        return classifier_features(u), None

@@ -21,50 +21,80 @@ import odeflow
 from ..runs import read_tensors, remembered, write_tensors
 from ..data import as_bytes, cache_dir, Data, load_data, resized
 from odeflow.metrics.distances import (
-    blocks, blockwise_precision_recall, byte_moments, ClassScores, frechet, frechet_error,
-    kid_exact, left_out, Moments, set_order,
+    blocks,
+    blockwise_precision_recall,
+    byte_moments,
+    ClassScores,
+    frechet,
+    frechet_error,
+    kid_exact,
+    left_out,
+    Moments,
+    set_order,
 )
 from .features import Inception
 
 # %% ../../nbs/42_fid.ipynb #3207f72b
 class Reservoir:
-    "An even sample of at most `size` of the rows seen so far; up to that all are kept, in the order of their set."
-    def __init__(self,
-        size:int=10_000, # rows to keep
-        seed:int=0, # of which ones
-        ordered:bool=False, # do rows come in the order of their set?
-    ):
-        self.size, self.ordered, self.seen, self.buffer = size, ordered, 0, None
-        self.keys, self.rng = torch.linspace(2, 1, size, dtype=torch.float64), torch.Generator().manual_seed(seed) # above 1: an empty place
+    """An even sample of at most `size` of the rows seen so far; up to that all are
+    kept, in the order of their set.
+    """
 
-    def update(self,
-        x:Tensor, # (n, d) a batch of rows
+    def __init__(
+        self,
+        size: int = 10_000,  # rows to keep
+        seed: int = 0,  # of which ones
+        ordered: bool = False,  # do rows come in the order of their set?
     ):
-        if self.buffer is None: self.buffer = x.new_zeros(self.size, *x.shape[1:])
+        self.size = size
+        self.ordered = ordered
+        self.seen = 0
+        self.buffer = None
+        # above 1: an empty place
+        self.keys = torch.linspace(2, 1, size, dtype=torch.float64)
+        self.rng = torch.Generator().manual_seed(seed)
+
+    def update(
+        self,
+        x: Tensor,  # (n, d) a batch of rows
+    ):
+        if self.buffer is None:
+            self.buffer = x.new_zeros(self.size, *x.shape[1:])
         x = x if self.ordered else x[set_order(x, self.seen)]
         keys = torch.rand(len(x), generator=self.rng, dtype=torch.float64)
         order = torch.cat([self.keys, keys]).argsort()
-        out, new = order[self.size:], order[:self.size]
-        out, new = out[out < self.size].sort()[0], new[new >= self.size].sort()[0] - self.size
-        self.buffer[out.to(x.device)], self.keys[out] = x[new.to(x.device)], keys[new]
+        out, new = order[self.size :], order[: self.size]
+        out = out[out < self.size].sort()[0]
+        new = new[new >= self.size].sort()[0] - self.size
+        self.buffer[out.to(x.device)] = x[new.to(x.device)]
+        self.keys[out] = keys[new]
         self.seen += len(x)
         return self
 
     @property
-    def rows(self): return self.buffer[:min(self.seen, self.size)]
+    def rows(self):
+        return self.buffer[: min(self.seen, self.size)]
 
 # %% ../../nbs/42_fid.ipynb #e5ae4609
 class Statistics:
-    "All that is kept of a set of pictures: moments, at most `keep` rows of features, and class scores."
-    def __init__(self,
-        keep:int=10_000, # rows to hold
-        seed:int=0, # of which ones
-        ordered:bool=False, # do rows come in the order of their set?
-    ): self.moments, self.kept, self.scores = Moments(), Reservoir(keep, seed, ordered), ClassScores(ordered=ordered)
+    """All that is kept of a set of pictures: moments, at most `keep` rows of features,
+    and class scores.
+    """
 
-    def update(self,
-        f:Tensor, # (n, d) features
-        logits:Tensor=None, # (n, classes)
+    def __init__(
+        self,
+        keep: int = 10_000,  # rows to hold
+        seed: int = 0,  # of which ones
+        ordered: bool = False,  # do rows come in the order of their set?
+    ):
+        self.moments = Moments()
+        self.kept = Reservoir(keep, seed, ordered)
+        self.scores = ClassScores(ordered=ordered)
+
+    def update(
+        self,
+        f: Tensor,  # (n, d) features
+        logits: Tensor = None,  # (n, classes)
     ):
         self.moments.update(f.cpu() if f.device.type == "mps" else f)
         self.kept.update(f)
@@ -73,35 +103,59 @@ class Statistics:
 
 # %% ../../nbs/42_fid.ipynb #45c6e4a0
 def statistics(
-    data:Data, # pictures
-    net, # `Inception()`, or another with `net(u) -> features, logits` and distance, layer, batch, device, code, weights
+    data: Data,  # pictures
+    # `Inception()`, or another with `net(u) -> features, logits` and distance, layer,
+    # batch, device, code, weights
+    net,
     *,
-    keep:int=10_000, # rows of features to hold
-    seed:int=0, # of the order, and of which ones
+    keep: int = 10_000,  # rows of features to hold
+    seed: int = 0,  # of the order, and of which ones
 ) -> Statistics:
     "The statistics of a set of pictures, a batch at a time; its order does not matter."
     s = Statistics(keep, seed, ordered=True)
-    parts = tqdm(set_order(data.x, seed).split(net.batch), desc=data.name, disable=None, leave=False)
-    for i in parts: s.update(*net(data.x[i]))
+    parts = tqdm(
+        set_order(data.x, seed).split(net.batch),
+        desc=data.name,
+        disable=None,
+        leave=False,
+    )
+    for i in parts:
+        s.update(*net(data.x[i]))
     return s
 
 # %% ../../nbs/42_fid.ipynb #1714d78f
-VERSION = "2" # of the statistics of this chapter; it changes when they do
+VERSION = "2"  # of the statistics of this chapter; it changes when they do
+
 
 def statistics_path(*story) -> Path:
     "The file for statistics that depend on this and on the code."
-    return cache_dir()/"statistics"/f"{hashlib.sha256(json.dumps([VERSION, *story]).encode()).hexdigest()[:32]}.safetensors"
+    return (
+        cache_dir()
+        / "statistics"
+        / f"{hashlib.sha256(json.dumps([VERSION, *story]).encode()).hexdigest()[:32]}.safetensors"
+    )
+
 
 def reference_path(data, net, keep, seed) -> Path:
     "The file for the statistics of these data, this network, and this code."
-    return statistics_path(data.digest(), net.distance, net.layer, net.code, net.weights, keep, seed)
+    return statistics_path(
+        data.digest(), net.distance, net.layer, net.code, net.weights, keep, seed
+    )
 
 # %% ../../nbs/42_fid.ipynb #6c42253c
-def save_statistics(s:Statistics, path):
+def save_statistics(s: Statistics, path):
     "Write statistics to a file, whole or not at all."
     m, none = s.moments, torch.zeros(0, 0)
-    counts = torch.tensor([m.n, s.kept.size, s.kept.seen, s.scores.seen, s.scores.missing])
-    tensors = {"counts": counts, "mean": m.mean, "scatter": m.scatter, "rows": s.kept.rows, "sums": none if s.scores.sums is None else s.scores.sums}
+    counts = torch.tensor(
+        [m.n, s.kept.size, s.kept.seen, s.scores.seen, s.scores.missing]
+    )
+    tensors = {
+        "counts": counts,
+        "mean": m.mean,
+        "scatter": m.scatter,
+        "rows": s.kept.rows,
+        "sums": none if s.scores.sums is None else s.scores.sums,
+    }
     write_tensors(tensors, path)
 
 # %% ../../nbs/42_fid.ipynb #1e81f70e
@@ -110,133 +164,253 @@ def load_statistics(path, device="cpu") -> Statistics:
     t = read_tensors(path, device)
     n, size, seen, scored, missing = t["counts"].tolist()
     s = Statistics(size)
-    s.moments.n, s.moments.mean, s.moments.scatter = n, t["mean"], t["scatter"]
-    s.kept.buffer, s.kept.seen = t["rows"], seen
-    s.scores.seen, s.scores.missing, s.scores.sums = scored, bool(missing), t["sums"] if t["sums"].numel() else None
+    s.moments.n = n
+    s.moments.mean = t["mean"]
+    s.moments.scatter = t["scatter"]
+    s.kept.buffer = t["rows"]
+    s.kept.seen = seen
+    s.scores.seen = scored
+    s.scores.missing = bool(missing)
+    s.scores.sums = t["sums"] if t["sums"].numel() else None
     return s
 
 # %% ../../nbs/42_fid.ipynb #99aba31e
 def reference(
-    data:Data, # pictures
-    net, # as for `statistics`
+    data: Data,  # pictures
+    net,  # as for `statistics`
     *,
-    keep:int=10_000, # rows of features to hold
-    seed:int=0, # of the order, and of which ones
+    keep: int = 10_000,  # rows of features to hold
+    seed: int = 0,  # of the order, and of which ones
 ) -> Statistics:
-    "The statistics of a reference set: remembered where the same code and weights have seen the same data."
-    return remembered(data.name, reference_path(data, net, keep, seed), lambda path: load_statistics(path, net.device),
-                      lambda: statistics(data, net, keep=keep, seed=seed), save_statistics)
+    """The statistics of a reference set: remembered where the same code and weights
+    have seen the same data.
+    """
+    return remembered(
+        data.name,
+        reference_path(data, net, keep, seed),
+        lambda path: load_statistics(path, net.device),
+        lambda: statistics(data, net, keep=keep, seed=seed),
+        save_statistics,
+    )
 
 # %% ../../nbs/42_fid.ipynb #624579f1
 def pixel_moments(
-    data:Data, # pictures
-    device="cpu", # where to work
-) -> Moments: # of its pixels in [-1, 1]
-    "The moments of a data set's pictures: remembered, with their root, for the same data, where that saves work and is below 300 MB."
+    data: Data,  # pictures
+    device="cpu",  # where to work
+) -> Moments:  # of its pixels in [-1, 1]
+    """The moments of a data set's pictures: remembered, with their root, for the same
+    data, where that saves work and is below 300 MB.
+    """
+
     def read(path):
         m, t = Moments(), read_tensors(path, device)
-        m.n, m.mean, m.scatter, m.kept_root = int(t["n"]), t["mean"], t["scatter"], t["root"]
+        m.n = int(t["n"])
+        m.mean = t["mean"]
+        m.scatter = t["scatter"]
+        m.kept_root = t["root"]
         return m
-    if len(data) < (d := math.prod(data.shape)) or d > 4096: return byte_moments(data.x.to(device))          # soon done, or too much to keep
-    write = lambda m, path: write_tensors({"n": torch.tensor(m.n), "mean": m.mean, "scatter": m.scatter, "root": m.root}, path)
-    return remembered(data.name, statistics_path(data.digest(), "pixels"), read, lambda: byte_moments(data.x.to(device)), write)
+
+    # soon done, or too much to keep
+    if len(data) < (d := math.prod(data.shape)) or d > 4096:
+        return byte_moments(data.x.to(device))
+    write = lambda m, path: write_tensors(
+        {"n": torch.tensor(m.n), "mean": m.mean, "scatter": m.scatter, "root": m.root},
+        path,
+    )
+    return remembered(
+        data.name,
+        statistics_path(data.digest(), "pixels"),
+        read,
+        lambda: byte_moments(data.x.to(device)),
+        write,
+    )
 
 # %% ../../nbs/42_fid.ipynb #869576fd
 def as_data(
-    source, # `Data`, an array of pictures, or what `load_data` takes: a name, a folder, an .npz
-    name:str, # for messages
-    resize:int=None, # crop to the middle square and scale it
-) -> Data: # pictures as bytes
+    # `Data`, an array of pictures, or what `load_data` takes: a name, a folder, an .npz
+    source,
+    name: str,  # for messages
+    resize: int = None,  # crop to the middle square and scale it
+) -> Data:  # pictures as bytes
     "Pictures from wherever they are."
-    if isinstance(source, (str, Path)): source = load_data(str(source), resize=resize)
-    data = source if isinstance(source, Data) else Data(as_bytes(source, name).cpu(), name="samples in memory")
-    if len(data.shape) != 3: raise ValueError(f"{name}: {data.name} holds points; this network sees pictures, so use frechet_distance or sliced_wasserstein")
-    return resized(data, resize) if resize and data.shape[1:] != (resize, resize) else data
+    if isinstance(source, (str, Path)):
+        source = load_data(str(source), resize=resize)
+    data = (
+        source
+        if isinstance(source, Data)
+        else Data(as_bytes(source, name).cpu(), name="samples in memory")
+    )
+    if len(data.shape) != 3:
+        raise ValueError(
+            f"{name}: {data.name} holds points; this network sees pictures, so use "
+            "frechet_distance or sliced_wasserstein"
+        )
+    return (
+        resized(data, resize) if resize and data.shape[1:] != (resize, resize) else data
+    )
 
 # %% ../../nbs/42_fid.ipynb #905f490e
-def subset(data:Data, n, name, seed) -> Data:
+def subset(data: Data, n, name, seed) -> Data:
     "All, or an even sample of n."
-    if n is None: return data
-    if not 2 <= n <= len(data): raise ValueError(f"samples: {n} asked of {name}, which has {len(data)}; give 2 to {len(data)}")
+    if n is None:
+        return data
+    if not 2 <= n <= len(data):
+        raise ValueError(
+            f"samples: {n} asked of {name}, which has {len(data)}; give 2 to "
+            f"{len(data)}"
+        )
     return Data(data.x[set_order(data.x, seed)[:n]], name=data.name)
 
 # %% ../../nbs/42_fid.ipynb #0c19617f
 def alike(
-    a, b, # what `as_data` takes
-    samples:int=None, # of each, drawn evenly; None is all
-    resize:int=None, # pixels a side
-    seed:int=0, # of the draw
-    least:int=2, # pictures that each must have
-) -> tuple: # two sets that can be compared
+    a,
+    b,  # what `as_data` takes
+    samples: int = None,  # of each, drawn evenly; None is all
+    resize: int = None,  # pixels a side
+    seed: int = 0,  # of the draw
+    least: int = 2,  # pictures that each must have
+) -> tuple:  # two sets that can be compared
     "Two sets of pictures, checked against each other."
-    if samples is not None and not isinstance(samples, (tuple, list)): samples = (samples, samples)
+    if samples is not None and not isinstance(samples, (tuple, list)):
+        samples = (samples, samples)
     counts, keys = samples or (None, None), (~seed, seed)
-    a, b = (subset(as_data(z, name, resize), n, name, key) for z, name, n, key in zip((a, b), "ab", counts, keys))
+    a, b = (
+        subset(as_data(z, name, resize), n, name, key)
+        for z, name, n, key in zip((a, b), "ab", counts, keys)
+    )
     for z, name in ((a, "a"), (b, "b")):
-        if len(z) < least: raise ValueError(f"{name}: {len(z)} pictures; give {least} or more, and 2,049 or more for a full covariance of 2,048 features")
+        if len(z) < least:
+            raise ValueError(
+                f"{name}: {len(z)} pictures; give {least} or more, and 2,049 or more "
+                "for a full covariance of 2,048 features"
+            )
     kind = lambda z: "grey" if z.shape[0] == 1 else "coloured"
-    if a.shape[0] != b.shape[0]: raise ValueError(f"b: {kind(b)} pictures beside the {kind(a)} ones of a; give two sets of one kind")
-    if a.shape != b.shape: raise ValueError(f"resize: pictures of {b.shape[2]} x {b.shape[1]} beside those of a, {a.shape[2]} x {a.shape[1]}; give resize, such as resize={min(*a.shape[1:], *b.shape[1:])}")
+    if a.shape[0] != b.shape[0]:
+        raise ValueError(
+            f"b: {kind(b)} pictures beside the {kind(a)} ones of a; give two sets of "
+            "one kind"
+        )
+    if a.shape != b.shape:
+        raise ValueError(
+            f"resize: pictures of {b.shape[2]} x {b.shape[1]} beside those of a, "
+            f"{a.shape[2]} x {a.shape[1]}; give resize, such as "
+            f"resize={min(*a.shape[1:], *b.shape[1:])}"
+        )
     return a, b
 
 # %% ../../nbs/42_fid.ipynb #bbe8143b
 def fid(
-    a, # samples: an array of pictures, a data set, a folder, an .npz, or a name that `load_data` knows
-    b, # the reference, likewise; its statistics are remembered unless it is an array
+    # samples: an array of pictures, a data set, a folder, an .npz, or a name that
+    # `load_data` knows
+    a,
+    b,  # the reference, likewise; its statistics are remembered unless it is an array
     *,
-    net=None, # None is `Inception()`
-    samples:int=None, # of each set, or a pair of numbers; None is all
-    resize:int=None, # pixels a side
-    seed:int=0, # of the draw of samples, and of the order of the sets
+    net=None,  # None is `Inception()`
+    samples: int = None,  # of each set, or a pair of numbers; None is all
+    resize: int = None,  # pixels a side
+    seed: int = 0,  # of the draw of samples, and of the order of the sets
 ) -> float:
     "The Frechet Inception Distance of two sets of pictures (Heusel et al. 2017)."
     remember = not hasattr(b, "dtype")
-    (a, b), net = alike(a, b, samples, resize, seed), net or Inception()
+    (a, b) = alike(a, b, samples, resize, seed)
+    net = net or Inception()
     other = (reference if remember else statistics)(b, net, seed=seed)
     return frechet(statistics(a, net, keep=1, seed=~seed).moments, other.moments)
 
 # %% ../../nbs/42_fid.ipynb #5144acaf
 def numbers(
-    a:Statistics, # of samples
-    b:Statistics, # of the reference
-    name:str="fid", # of the Frechet distance in these features
-) -> dict: # each metric, and `se`, their standard errors
-    "The metrics of two sets, each with its error bar; the Inception Score is None where it was not measured."
+    a: Statistics,  # of samples
+    b: Statistics,  # of the reference
+    name: str = "fid",  # of the Frechet distance in these features
+) -> dict:  # each metric, and `se`, their standard errors
+    """The metrics of two sets, each with its error bar; the Inception Score is None
+    where it was not measured.
+    """
     rows = [blocks(z.kept.rows.to(z.moments.mean), ordered=True) for z in (a, b)]
-    share = [len(z.kept.rows)/z.moments.n for z in (a, b)]
-    out = {name: (frechet(a.moments, b.moments), frechet_error(a.moments, b.moments, rows, share=share)), "kid": kid_exact(*rows)}
+    share = [len(z.kept.rows) / z.moments.n for z in (a, b)]
+    out = {
+        name: (
+            frechet(a.moments, b.moments),
+            frechet_error(a.moments, b.moments, rows, share=share),
+        ),
+        "kid": kid_exact(*rows),
+    }
     whole, *without = blockwise_precision_recall(*rows)
     out |= dict(zip(("precision", "recall"), zip(whole.tolist(), left_out(*without))))
     score, std = a.scores.value()
-    return {k: v for k, (v, _) in out.items()} | {"is": score, "is_std": std, "se": {k: float(se) for k, (_, se) in out.items()}}
+    return {k: v for k, (v, _) in out.items()} | {
+        "is": score,
+        "is_std": std,
+        "se": {k: float(se) for k, (_, se) in out.items()},
+    }
 
 # %% ../../nbs/42_fid.ipynb #d6988378
 ROUNDING = "samples clipped to [-1, 1], then rounded to the nearest of 256 levels; grey repeated to three channels"
 
+
 def story(net) -> dict:
-    "What a number depends on besides its samples: code, weights, layer, rounding, device."
-    return {"network": type(net).__name__, "layer": net.layer, "code": net.code, "weights": net.weights, "rounding": ROUNDING,
-            "error_bars": "ten blocks of the kept rows, dealt by picture and seed whatever their order, one left out; a Frechet distance's to first order",
-            "device": str(net.device), "torch": torch.__version__, "odeflow": odeflow.__version__}
+    """What a number depends on besides its samples: code, weights, layer, rounding,
+    device.
+    """
+    return {
+        "network": type(net).__name__,
+        "layer": net.layer,
+        "code": net.code,
+        "weights": net.weights,
+        "rounding": ROUNDING,
+        "error_bars": "ten blocks of the kept rows, dealt by picture and seed whatever their "
+        "order, one left out; a Frechet distance's to first order",
+        "device": str(net.device),
+        "torch": torch.__version__,
+        "odeflow": odeflow.__version__,
+    }
 
 # %% ../../nbs/42_fid.ipynb #bf185b76
 def measure(
-    a, # samples, as for `fid`
-    b, # the reference, as for `fid`
+    a,  # samples, as for `fid`
+    b,  # the reference, as for `fid`
     *,
-    net=None, # None is `Inception()`; `DigitsFeatures()` for digits
-    samples:int=None, # of each set, or a pair of numbers; None is all
-    resize:int=None, # pixels a side
-    seed:int=0, # of the draw of samples, of the order of the sets, and of the rows that are kept
-    keep:int=10_000, # rows of features for KID, precision, recall and error bars
-) -> dict: # can be written as JSON
-    "FID, KID, precision, recall and Inception Score with their error bars, and all that they depend on."
-    if keep < 5: raise ValueError(f"keep: {keep} rows are too few for an error bar; give 5 or more")
+    net=None,  # None is `Inception()`; `DigitsFeatures()` for digits
+    samples: int = None,  # of each set, or a pair of numbers; None is all
+    resize: int = None,  # pixels a side
+    # of the draw of samples, of the order of the sets, and of the rows that are kept
+    seed: int = 0,
+    keep: int = 10_000,  # rows of features for KID, precision, recall and error bars
+) -> dict:  # can be written as JSON
+    """FID, KID, precision, recall and Inception Score with their error bars, and all
+    that they depend on.
+    """
+    if keep < 5:
+        raise ValueError(
+            f"keep: {keep} rows are too few for an error bar; give 5 or more"
+        )
     remember = not hasattr(b, "dtype")
-    (a, b), net = alike(a, b, samples, resize, seed, least=5), net or Inception()
+    (a, b) = alike(a, b, samples, resize, seed, least=5)
+    net = net or Inception()
     other = (reference if remember else statistics)(b, net, keep=keep, seed=seed)
     sets = statistics(a, net, keep=keep, seed=~seed), other
-    few = [f"{len(z)} of {name}" for z, name in ((a, "a"), (b, "b")) if len(z) <= net.layer]
-    note = f"a covariance of {net.layer} features is singular with {' and '.join(few)}: {net.layer + 1} or more are needed, and 50,000 are usual" if few else None
-    about = {name: {"name": z.name, "samples": len(z), "digest": z.digest()} for name, z in (("a", a), ("b", b))}
-    return numbers(*sets, net.distance) | about | {"shape": list(a.shape), "kept": keep, "neighbours": 3, "seed": seed, "note": note, **story(net)}
+    few = [
+        f"{len(z)} of {name}" for z, name in ((a, "a"), (b, "b")) if len(z) <= net.layer
+    ]
+    note = (
+        f"a covariance of {net.layer} features is singular with {' and '.join(few)}: "
+        f"{net.layer + 1} or more are needed, and 50,000 are usual"
+        if few
+        else None
+    )
+    about = {
+        name: {"name": z.name, "samples": len(z), "digest": z.digest()}
+        for name, z in (("a", a), ("b", b))
+    }
+    return (
+        numbers(*sets, net.distance)
+        | about
+        | {
+            "shape": list(a.shape),
+            "kept": keep,
+            "neighbours": 3,
+            "seed": seed,
+            "note": note,
+            **story(net),
+        }
+    )

@@ -15,43 +15,64 @@ from torch import Tensor
 
 # %% ../../nbs/20_field.ipynb #c008
 def log_weights(
-    points:Tensor, # (B, N+1), float64
-    data:Tensor, # (L, N), float64
-) -> Tensor: # (B, L)
-    "$-(N+1)\\log d$ from every point to every charge, the distances by a matrix product."
+    points: Tensor,  # (B, N+1), float64
+    data: Tensor,  # (L, N), float64
+) -> Tensor:  # (B, L)
+    """$-(N+1)\\log d$ from every point to every charge, the distances by a matrix
+    product.
+    """
     square = lambda v: torch.linalg.vector_norm(v, dim=1).square()
-    d2 = torch.addmm(square(points)[:, None] + square(data), points[:, :-1], data.T, alpha=-2)
-    return -points.shape[1]/2*d2.clamp(min=1e-300).log()
+    d2 = torch.addmm(
+        square(points)[:, None] + square(data), points[:, :-1], data.T, alpha=-2
+    )
+    return -points.shape[1] / 2 * d2.clamp(min=1e-300).log()
 
 # %% ../../nbs/20_field.ipynb #c009
 def poisson_field(
-    points:Tensor, # (B, N+1), the last number of each is z
-    data:Tensor, # (L, N) charges in the plane z = 0; of float64, where many calls share them
-) -> Tensor: # (B, N+1), away from the charges; its z component is z
-    "$\\sum_iw_i(\\tilde y-\\tilde x_i)$ with $w_i\\propto d_i^{-(N+1)}$, exact over all data, in chunks (Xu et al. 2022)."
+    points: Tensor,  # (B, N+1), the last number of each is z
+    # (L, N) charges in the plane z = 0; of float64, where many calls share them
+    data: Tensor,
+) -> Tensor:  # (B, N+1), away from the charges; its z component is z
+    """$\\sum_iw_i(\\tilde y-\\tilde x_i)$ with $w_i\\propto d_i^{-(N+1)}$, exact over
+    all data, in chunks (Xu et al. 2022).
+    """
     _check(points, data)
     x = points.double()
-    top, total, pull = x.new_full((len(x), 1), -math.inf), x.new_zeros(len(x), 1), torch.zeros_like(x[:, :-1])
-    most = 2**27 if x.is_cuda else 2**20                                   # 8 MB of doubles at a time; on a GPU 1 GB, since it is fast only where there is much to do
-    for part in data.split(max(1, most//(len(x) + x.shape[1]))):
+    top = x.new_full((len(x), 1), -math.inf)
+    total = x.new_zeros(len(x), 1)
+    pull = torch.zeros_like(x[:, :-1])
+    # 8 MB of doubles at a time; on a GPU 1 GB, since it is fast only where there is
+    # much to do
+    most = 2**27 if x.is_cuda else 2**20
+    for part in data.split(max(1, most // (len(x) + x.shape[1]))):
         logw = log_weights(x, part := part.double())
         new = torch.maximum(top, logw.amax(1, keepdim=True))
         w, old = (logw - new).exp(), (top - new).exp()
-        total, pull, top = total*old + w.sum(1, keepdim=True), torch.addmm(pull*old, w, part), new
-    return torch.cat([x[:, :-1] - pull/total, x[:, -1:]], 1).to(points)
+        total = total * old + w.sum(1, keepdim=True)
+        pull = torch.addmm(pull * old, w, part)
+        top = new
+    return torch.cat([x[:, :-1] - pull / total, x[:, -1:]], 1).to(points)
+
 
 def _check(points, data):
     if points.ndim != 2 or data.ndim != 2 or points.shape[1] != data.shape[1] + 1:
-        raise ValueError(f"points, data: shapes {tuple(points.shape)} and {tuple(data.shape)}; give (B, N+1), the last column z, and (L, N)")
-    if len(data) == 0: raise ValueError("data: 0 charges make no field; give 1 or more")
+        raise ValueError(
+            f"points, data: shapes {tuple(points.shape)} and {tuple(data.shape)}; "
+            "give (B, N+1), the last column z, and (L, N)"
+        )
+    if len(data) == 0:
+        raise ValueError("data: 0 charges make no field; give 1 or more")
 
 # %% ../../nbs/20_field.ipynb #c026
 def normalised_field(
-    points:Tensor, # (B, N+1), the last number of each is z
-    data:Tensor, # (L, N) charges
-    gamma:float=5., # distance below which the field fades
-) -> Tensor: # (B, N+1), towards the data, of length below sqrt(N)
+    points: Tensor,  # (B, N+1), the last number of each is z
+    data: Tensor,  # (L, N) charges
+    gamma: float = 5.0,  # distance below which the field fades
+) -> Tensor:  # (B, N+1), towards the data, of length below sqrt(N)
     "$-\\sqrt N\\,\\hat E/(|\\hat E|+\\gamma)$ (Xu et al. 2022, algorithm 1)."
-    if not gamma > 0: raise ValueError(f"gamma: {gamma} is not positive; give a length, such as 5 for pictures")
+    if not gamma > 0:
+        raise ValueError(
+            f"gamma: {gamma} is not positive; give a length, such as 5 for pictures"
+        )
     E = poisson_field(points, data)
-    return -math.sqrt(data.shape[1])*E/(E.norm(dim=1, keepdim=True) + gamma)
+    return -math.sqrt(data.shape[1]) * E / (E.norm(dim=1, keepdim=True) + gamma)

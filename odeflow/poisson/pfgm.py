@@ -20,215 +20,364 @@ from .field import normalised_field
 from .prior import RadialPrior
 
 # %% ../../nbs/22_pfgm.ipynb #p008
-CIFAR10 = dict(M=291, z_max=40., gamma=5.)  # the authors' constants, of pictures in [-1, 1] with a norm of 28
+# the authors' constants, of pictures in [-1, 1] with a norm of 28
+CIFAR10 = dict(M=291, z_max=40.0, gamma=5.0)
+
 
 def scales(
-    norm:float, # root mean square distance of the data from their mean
-    N:int, # dimensions
-    sigma:float=0.01, # the smallest scale
-    tau:float=0.03, # ratio of neighbouring scales, less one
-) -> tuple: # M and z_max
-    "The authors' rule for the number of scales and the height of the prior (Xu et al. 2022, appendix B)."
-    M = int(.75*math.log(norm**2/(2*math.sqrt(N)*sigma**2))/math.log1p(tau)) + 1
-    return M, math.sqrt(2/math.pi)*sigma*(1 + tau)**M
+    norm: float,  # root mean square distance of the data from their mean
+    N: int,  # dimensions
+    sigma: float = 0.01,  # the smallest scale
+    tau: float = 0.03,  # ratio of neighbouring scales, less one
+) -> tuple:  # M and z_max
+    """The authors' rule for the number of scales and the height of the prior (Xu et al.
+    2022, appendix B).
+    """
+    M = (
+        int(0.75 * math.log(norm**2 / (2 * math.sqrt(N) * sigma**2)) / math.log1p(tau))
+        + 1
+    )
+    return M, math.sqrt(2 / math.pi) * sigma * (1 + tau) ** M
 
 # %% ../../nbs/22_pfgm.ipynb #p009
 class Around:
     "A prior moved so that it lies around a centre."
-    def __init__(self,
-        prior, # around zero
-        center:Tensor, # (*shape)
-    ): self.prior, self.center = prior, center
+
+    def __init__(
+        self,
+        prior,  # around zero
+        center: Tensor,  # (*shape)
+    ):
+        self.prior, self.center = prior, center
 
     def sample(self, n, shape, rng):
         x = self.prior.sample(n, shape, rng)
         return x + kept(self.center, x.device, x.dtype)
 
     @property
-    def name(self): return f"Around({prior_name(self.prior)})"
+    def name(self):
+        return f"Around({prior_name(self.prior)})"
 
-    def log_prob(self, x): return self.prior.log_prob(x - kept(self.center, x.device, x.dtype))
-    def gaussian(self, x): return self.prior.gaussian(x - kept(self.center, x.device, x.dtype))
+    def log_prob(self, x):
+        return self.prior.log_prob(x - kept(self.center, x.device, x.dtype))
+
+    def gaussian(self, x):
+        return self.prior.gaussian(x - kept(self.center, x.device, x.dtype))
 
 # %% ../../nbs/22_pfgm.ipynb #p011
 class PFGM(Flow):
-    "Poisson flow: along the field lines of the data, from $\\log z_{\\max}$ to $\\log z_{\\min}$ (Xu et al. 2022, section 3.3)."
-    extra, final_nfe, sampler = 1, 1, dict(solver="heun", nfe=35)
-    def __init__(self,
-        M:int=None, # scales of training; None takes it from the data
-        z_max:float=None, # height of the prior; None takes it from M
-        gamma:float=None, # length at which the field is compressed by half; None is the data's norm
-        sigma:float=0.01, # the smallest scale
-        tau:float=0.03, # ratio of neighbouring scales, less one
-        z_min:float=1e-3, # where the clock ends
-        field_batch:int=None, # charges a step; None is the whole data set
-        near:float=1., # below this many gamma the distance comes from the length of v_x; 0 for never
-        center=None, # (*shape) where the prior lies; None is the data's mean
+    """Poisson flow: along the field lines of the data, from $\\log z_{\\max}$ to
+    $\\log z_{\\min}$ (Xu et al. 2022, section 3.3).
+    """
+
+    extra = 1
+    final_nfe = 1
+    sampler = dict(solver="heun", nfe=35)
+
+    def __init__(
+        self,
+        M: int = None,  # scales of training; None takes it from the data
+        z_max: float = None,  # height of the prior; None takes it from M
+        # length at which the field is compressed by half; None is the data's norm
+        gamma: float = None,
+        sigma: float = 0.01,  # the smallest scale
+        tau: float = 0.03,  # ratio of neighbouring scales, less one
+        z_min: float = 1e-3,  # where the clock ends
+        field_batch: int = None,  # charges a step; None is the whole data set
+        # below this many gamma the distance comes from the length of v_x; 0 for never
+        near: float = 1.0,
+        center=None,  # (*shape) where the prior lies; None is the data's mean
     ):
-        for name, value in dict(M=M, z_max=z_max, gamma=gamma, sigma=sigma, tau=tau, z_min=z_min, field_batch=field_batch).items():
-            if value is not None and not value > 0: raise ValueError(f"{name}: {value} is not positive; give a number above 0")
-        self.M, self.z_max, self.gamma, self.sigma, self.tau, self.z_min, self.field_batch, self.near = M, z_max, gamma, sigma, tau, z_min, field_batch, near
-        self.center = None if center is None else torch.as_tensor(center, dtype=torch.float32)
+        for name, value in dict(
+            M=M,
+            z_max=z_max,
+            gamma=gamma,
+            sigma=sigma,
+            tau=tau,
+            z_min=z_min,
+            field_batch=field_batch,
+        ).items():
+            if value is not None and not value > 0:
+                raise ValueError(
+                    f"{name}: {value} is not positive; give a number above 0"
+                )
+        self.M = M
+        self.z_max = z_max
+        self.gamma = gamma
+        self.sigma = sigma
+        self.tau = tau
+        self.z_min = z_min
+        self.field_batch = field_batch
+        self.near = near
+        self.center = (
+            None if center is None else torch.as_tensor(center, dtype=torch.float32)
+        )
 
 # %% ../../nbs/22_pfgm.ipynb #p012
 def charges(
-    data, # the training set
-) -> Tensor: # (L, N)
+    data,  # the training set
+) -> Tensor:  # (L, N)
     "All data as charges, and their mirror images where training mirrors."
     x = data.all()
     return torch.cat([x, x.flip(-1)] if data.flip else [x]).flatten(1)
 
 # %% ../../nbs/22_pfgm.ipynb #365ea527
 @patch
-def fit(self:PFGM,
-    data, # the training set
+def fit(
+    self: PFGM,
+    data,  # the training set
 ):
-    "Store the charges and their size; take the constants that were None from them; ValueError where those given do not fit."
+    """Store the charges and their size; take the constants that were None from them;
+    ValueError where those given do not fit.
+    """
     self.settle(data)
     self.charges = charges(data)
-    if self.center is None: self.center = self.charges.mean(0).reshape(data.shape)
-    length, N = (self.charges - self.center.flatten()).norm(dim=1), self.charges.shape[1]
+    if self.center is None:
+        self.center = self.charges.mean(0).reshape(data.shape)
+    length = (self.charges - self.center.flatten()).norm(dim=1)
+    N = self.charges.shape[1]
     norm = float(length.square().mean().sqrt())
-    self.rms, self.radius = norm/math.sqrt(N), float(length.max())
-    if not norm > 2*self.sigma: raise ValueError(f"data: their norm {norm:.3g} is not large beside sigma {self.sigma}; give data that differ from each other, or a smaller sigma")
-    reach = lambda M: math.sqrt(2/math.pi)*self.sigma*(1 + self.tau)**M
-    if self.M is None: self.M = scales(norm, N, self.sigma, self.tau)[0] if self.z_max is None else math.ceil(math.log(self.z_max/reach(0))/math.log1p(self.tau))
-    self.z_max, self.gamma = self.z_max or reach(self.M), self.gamma or norm
-    self.check(norm, reach(self.M), self.radius, math.sqrt(N)*self.sigma*(1 + self.tau)**self.M)
+    self.rms = norm / math.sqrt(N)
+    self.radius = float(length.max())
+    if not norm > 2 * self.sigma:
+        raise ValueError(
+            f"data: their norm {norm:.3g} is not large beside sigma {self.sigma}; "
+            "give data that differ from each other, or a smaller sigma"
+        )
+    reach = lambda M: math.sqrt(2 / math.pi) * self.sigma * (1 + self.tau) ** M
+    if self.M is None:
+        self.M = (
+            scales(norm, N, self.sigma, self.tau)[0]
+            if self.z_max is None
+            else math.ceil(math.log(self.z_max / reach(0)) / math.log1p(self.tau))
+        )
+    self.z_max = self.z_max or reach(self.M)
+    self.gamma = self.gamma or norm
+    self.check(
+        norm,
+        reach(self.M),
+        self.radius,
+        math.sqrt(N) * self.sigma * (1 + self.tau) ** self.M,
+    )
     return self
 
+
 @patch
-def check(self:PFGM, norm, top, radius, reach):
+def check(self: PFGM, norm, top, radius, reach):
     "ValueError where the constants were made for smaller data."
-    if self.z_max < norm: raise ValueError(f"z_max: {self.z_max:.4g} is below the norm {norm:.4g} of the data, which are not one charge from there; give {2*norm:.3g}, or M=None and z_max=None")
-    if top < .9*self.z_max: raise ValueError(f"M: {self.M} scales reach a height of {top:.4g} only, and z_max is {self.z_max:.4g}; give a larger M, or None")
-    if reach < radius: raise ValueError(f"data: a sample lies {radius:.4g} from the mean, farther than the {reach:.4g} that training with M = {self.M} reaches; give M=None and z_max=None, or scale the data")
+    if self.z_max < norm:
+        raise ValueError(
+            f"z_max: {self.z_max:.4g} is below the norm {norm:.4g} of the data, "
+            f"which are not one charge from there; give {2 * norm:.3g}, or M=None "
+            "and z_max=None"
+        )
+    if top < 0.9 * self.z_max:
+        raise ValueError(
+            f"M: {self.M} scales reach a height of {top:.4g} only, and z_max is "
+            f"{self.z_max:.4g}; give a larger M, or None"
+        )
+    if reach < radius:
+        raise ValueError(
+            f"data: a sample lies {radius:.4g} from the mean, farther than the "
+            f"{reach:.4g} that training with M = {self.M} reaches; give M=None and "
+            "z_max=None, or scale the data"
+        )
 
 # %% ../../nbs/22_pfgm.ipynb #p013
 @patch(as_prop=True)
-def clock(self:PFGM): return math.log(self.known.z_max), math.log(self.z_min)
+def clock(self: PFGM):
+    return math.log(self.known.z_max), math.log(self.z_min)
+
 
 @patch(as_prop=True)
-def prior(self:PFGM): return Around(RadialPrior(self.known.z_max), self.center)
+def prior(self: PFGM):
+    return Around(RadialPrior(self.known.z_max), self.center)
+
 
 @patch
-def describe(self:PFGM):
-    return super(PFGM, self).describe() | ({} if self.center is None else {"center": self.center.tolist()})
+def describe(self: PFGM):
+    return super(PFGM, self).describe() | (
+        {} if self.center is None else {"center": self.center.tolist()}
+    )
+
 
 @patch(as_prop=True)
-def known(self:PFGM):
+def known(self: PFGM):
     "This flow, if it has seen its data."
-    if self.center is None or self.z_max is None: raise ValueError("data: a Poisson flow is defined by its charges; call fit(data) first, as training does")
+    if self.center is None or self.z_max is None:
+        raise ValueError(
+            "data: a Poisson flow is defined by its charges; call fit(data) first, "
+            "as training does"
+        )
     return self
 
 # %% ../../nbs/22_pfgm.ipynb #p017
 @patch
-def perturb(self:PFGM,
-    x:Tensor, # (B, *shape) data
-    rng:Rng, # where the randomness comes from
-) -> tuple: # states (B, *shape), and heights z (B,)
-    "Points around the data at which to learn the field, at all scales (Xu et al. 2022, Algorithm 2, with the low-z rule of appendix B.1.1)."
+def perturb(
+    self: PFGM,
+    x: Tensor,  # (B, *shape) data
+    rng: Rng,  # where the randomness comes from
+) -> tuple:  # states (B, *shape), and heights z (B,)
+    """Points around the data at which to learn the field, at all scales (Xu et al.
+    2022, Algorithm 2, with the low-z rule of appendix B.1.1).
+    """
     n, shape = len(x), x.shape[1:]
-    e, e_z = rng.normal(n, shape).to(x), rng.normal(n).abs().to(x)
-    m = rng.uniform(n).to(x)*torch.where(e_z < .5, int(.7*self.M), self.M)
-    s = self.sigma*(1 + self.tau)**m
-    return x + expand(s, x)*e, s*e_z
+    e = rng.normal(n, shape).to(x)
+    e_z = rng.normal(n).abs().to(x)
+    m = rng.uniform(n).to(x) * torch.where(e_z < 0.5, int(0.7 * self.M), self.M)
+    s = self.sigma * (1 + self.tau) ** m
+    return x + expand(s, x) * e, s * e_z
 
 # %% ../../nbs/22_pfgm.ipynb #p022
-SPREAD = 4.  # of the data, as the network sees them
+SPREAD = 4.0  # of the data, as the network sees them
+
 
 @patch
-def ask(self:PFGM,
-    net, # `net(x, c)` with one output channel more than x has
-    x:Tensor, # (B, *shape) positions
-    z:Tensor, # (B,) heights
-) -> tuple: # v_x (B, *shape), v_z (B,)
+def ask(
+    self: PFGM,
+    net,  # `net(x, c)` with one output channel more than x has
+    x: Tensor,  # (B, *shape) positions
+    z: Tensor,  # (B,) heights
+) -> tuple:  # v_x (B, *shape), v_z (B,)
     "The network's normalised field, from an input of order one."
-    u = (x - kept(self.center, x.device, x.dtype))/expand((z**2 + self.rms**2).sqrt(), x)
+    u = (x - kept(self.center, x.device, x.dtype)) / expand(
+        (z**2 + self.rms**2).sqrt(), x
+    )
     rho = u.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
-    v = net(u*expand(SPREAD*rho.asinh()/rho, x), z.log()/4)
-    return v[:, :x.shape[1]], v[:, x.shape[1]:].flatten(1).mean(1)
+    v = net(u * expand(SPREAD * rho.asinh() / rho, x), z.log() / 4)
+    return v[:, : x.shape[1]], v[:, x.shape[1] :].flatten(1).mean(1)
 
 # %% ../../nbs/22_pfgm.ipynb #p024
 def large_batch(
-    x1:Tensor, # (B, *shape) the data that were perturbed
-    charges:Tensor, # (L, N) all data
-    size:int, # of the large batch; None is all
-    rng:Rng, # which others
-) -> Tensor: # (max(size, B), N)
-    "$\\mathcal B_L$: all the data that are perturbed in this step, and others at random (Xu et al. 2022, Algorithm 1)."
-    if size is None: return charges
-    every = x1 if rng.whole is None else rng.whole                  # of a batch that is cut, the other parts too
+    x1: Tensor,  # (B, *shape) the data that were perturbed
+    charges: Tensor,  # (L, N) all data
+    size: int,  # of the large batch; None is all
+    rng: Rng,  # which others
+) -> Tensor:  # (max(size, B), N)
+    """$\\mathcal B_L$: all the data that are perturbed in this step, and others at
+    random (Xu et al. 2022, Algorithm 1).
+    """
+    if size is None:
+        return charges
+    # of a batch that is cut, the other parts too
+    every = x1 if rng.whole is None else rng.whole
     more = rng.common.integers(len(charges), max(0, size - len(every)))
     return torch.cat([every.flatten(1), charges[more.to(charges.device)]])
 
+
 def held(
-    charges:Tensor, # (L, N) all data
-    x1:Tensor, # (B, *shape) data of a step
-    size:int, # of the large batch; None is all
-) -> Tensor: # (L, N)
-    "The charges where `x1` is; of float64 where every step asks for all of them, so that they are converted once."
+    charges: Tensor,  # (L, N) all data
+    x1: Tensor,  # (B, *shape) data of a step
+    size: int,  # of the large batch; None is all
+) -> Tensor:  # (L, N)
+    """The charges where `x1` is; of float64 where every step asks for all of them, so
+    that they are converted once.
+    """
     return charges.to(x1.device, torch.float64 if size is None else x1.dtype)
 
 # %% ../../nbs/22_pfgm.ipynb #a4bbd9f0
 @patch
-def loss(self:PFGM, net, x1, rng, x0=None):
+def loss(self: PFGM, net, x1, rng, x0=None):
     "Squared error of the N+1 numbers, their mean (Xu et al. 2022, Algorithm 1)."
-    if x0 is not None: raise TypeError("x0: a Poisson field has no pairs; train a RectifiedFlow on a coupling")
-    if not hasattr(self, "charges"): raise ValueError("data: the field is that of all data; call fit(data) first, as training does")
+    if x0 is not None:
+        raise TypeError(
+            "x0: a Poisson field has no pairs; train a RectifiedFlow on a coupling"
+        )
+    if not hasattr(self, "charges"):
+        raise ValueError(
+            "data: the field is that of all data; call fit(data) first, as training "
+            "does"
+        )
     y, z = self.perturb(x1, rng)
     self.charges = held(self.charges, x1, self.field_batch)
-    v = normalised_field(torch.cat([y.flatten(1), z[:, None]], 1), large_batch(x1, self.charges, self.field_batch, rng), self.gamma)
+    v = normalised_field(
+        torch.cat([y.flatten(1), z[:, None]], 1),
+        large_batch(x1, self.charges, self.field_batch, rng),
+        self.gamma,
+    )
     v_x, v_z = self.ask(net, y, z)
     return (torch.cat([v_x.flatten(1), v_z[:, None]], 1) - v).square().mean(1)
 
 # %% ../../nbs/22_pfgm.ipynb #p026
 @patch
-def distance(self:PFGM,
-    v_x:Tensor, # (B, *shape)
-    v_z:Tensor, # (B,)
-    x:Tensor, # (B, *shape) positions
-    z:Tensor, # (B,) heights
-) -> Tensor: # (B,), rho
-    "Length of the unnormalised field from $v_z$, or near the data from $\\lVert v_x\\rVert$ (the small-z rule of Xu et al. 2022, appendix B.2.3), within the bounds of geometry."
-    N, R = math.prod(x.shape[1:]), (x - kept(self.center, x.device, x.dtype)).flatten(1).norm(dim=1)
-    n = (v_x.flatten(1).norm(dim=1)/math.sqrt(N)).clamp(max=1 - 1e-6)
-    a = n/(1 - n**2)*(self.gamma + (n**2*self.gamma**2 + (1 - n**2)*z**2).sqrt())
-    rho = torch.where(z < self.near*self.gamma, torch.hypot(a, z), math.sqrt(N)*z/v_z.abs().clamp(min=1e-12) - self.gamma)
-    return rho.clamp(torch.hypot((R - self.radius).clamp(min=0), z), torch.hypot(R + self.radius, z))
+def distance(
+    self: PFGM,
+    v_x: Tensor,  # (B, *shape)
+    v_z: Tensor,  # (B,)
+    x: Tensor,  # (B, *shape) positions
+    z: Tensor,  # (B,) heights
+) -> Tensor:  # (B,), rho
+    """Length of the unnormalised field from $v_z$, or near the data from
+    $\\lVert v_x\\rVert$ (the small-z rule of Xu et al. 2022, appendix B.2.3), within
+    the bounds of geometry.
+    """
+    N = math.prod(x.shape[1:])
+    R = (x - kept(self.center, x.device, x.dtype)).flatten(1).norm(dim=1)
+    n = (v_x.flatten(1).norm(dim=1) / math.sqrt(N)).clamp(max=1 - 1e-6)
+    a = (
+        n
+        / (1 - n**2)
+        * (self.gamma + (n**2 * self.gamma**2 + (1 - n**2) * z**2).sqrt())
+    )
+    rho = torch.where(
+        z < self.near * self.gamma,
+        torch.hypot(a, z),
+        math.sqrt(N) * z / v_z.abs().clamp(min=1e-12) - self.gamma,
+    )
+    return rho.clamp(
+        torch.hypot((R - self.radius).clamp(min=0), z), torch.hypot(R + self.radius, z)
+    )
+
 
 @patch
-def velocity(self:PFGM, net, x, t):
+def velocity(self: PFGM, net, x, t):
     "$-(\\rho+\\gamma)\\,v_x/\\sqrt N$, which is $z\\,v_x/v_z$."
     z = t.exp()
     v_x, v_z = self.ask(net, x, z)
-    return -expand((self.distance(v_x, v_z, x, z) + self.gamma)/math.sqrt(math.prod(x.shape[1:])), x)*v_x
+    return (
+        -expand(
+            (self.distance(v_x, v_z, x, z) + self.gamma)
+            / math.sqrt(math.prod(x.shape[1:])),
+            x,
+        )
+        * v_x
+    )
 
 # %% ../../nbs/22_pfgm.ipynb #7808f592
 @patch
-def finish(self:PFGM, net, x):
+def finish(self: PFGM, net, x):
     "$m(x,z_{\\min})$: the line through x is followed to z = 0."
     t = x.new_full((len(x),), math.log(self.z_min))
     return x - self.velocity(net, x, t)
 
 # %% ../../nbs/22_pfgm.ipynb #p028
 @patch
-def latent(self:PFGM, x0): return self.prior.gaussian(x0)
+def latent(self: PFGM, x0):
+    return self.prior.gaussian(x0)
+
 
 @patch(as_prop=True)
-def latent_prior(self:PFGM): return Gaussian()
+def latent_prior(self: PFGM):
+    return Gaussian()
 
 # %% ../../nbs/22_pfgm.ipynb #p036
 EULER = Tableau((0,), ((),), (1,))
-IN_Z = torch.exp, torch.log, torch.reciprocal  # z of log z, log z of z, and the derivative of the second
+# z of log z, log z of z, and the derivative of the second
+IN_Z = torch.exp, torch.log, torch.reciprocal
+
 
 @patch
-def height(self:PFGM, t): return t.exp()
+def height(self: PFGM, t):
+    return t.exp()
+
 
 def _in_z(name, tab):
     @solver(name)
     def run(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
-        field.flow.height(torch.tensor(field.span))                 # TypeError where the clock is not log z
+        # TypeError where the clock is not log z
+        field.flow.height(torch.tensor(field.span))
         return fixed(tab, field, x, nfe, name, IN_Z)
 
-for name, tab in (("euler-z", EULER), ("heun-z", HEUN)): _in_z(name, tab)
+
+for name, tab in (("euler-z", EULER), ("heun-z", HEUN)):
+    _in_z(name, tab)

@@ -22,174 +22,304 @@ from .pfgm import charges, held, large_batch
 
 # %% ../../nbs/23_pfgmpp.ipynb #p007
 def kernel_weights(
-    x:Tensor, # (B, d) states
-    sigma:Tensor, # (B,) their clock readings
-    data:Tensor, # (L, d) all data points
-    D:float, # extra dimensions, up to math.inf
-) -> Tensor: # (B, L), float64, summing to one
-    "$p(y_i\\mid x,\\sigma)$ over a finite data set: the normalised kernel at $r=\\sigma\\sqrt D$ (Xu et al. 2023)."
+    x: Tensor,  # (B, d) states
+    sigma: Tensor,  # (B,) their clock readings
+    data: Tensor,  # (L, d) all data points
+    D: float,  # extra dimensions, up to math.inf
+) -> Tensor:  # (B, L), float64, summing to one
+    """$p(y_i\\mid x,\\sigma)$ over a finite data set: the normalised kernel at
+    $r=\\sigma\\sqrt D$ (Xu et al. 2023).
+    """
     d2 = torch.cdist(x.double(), data.double()).square()
-    s2 = sigma.double()[:, None]**2
-    return (-d2/(2*s2) if D == math.inf else -(data.shape[1] + D)/2*(d2 + D*s2).log()).softmax(1)
+    s2 = sigma.double()[:, None] ** 2
+    return (
+        -d2 / (2 * s2)
+        if D == math.inf
+        else -(data.shape[1] + D) / 2 * (d2 + D * s2).log()
+    ).softmax(1)
 
 # %% ../../nbs/23_pfgmpp.ipynb #p016
 def precondition(
-    sigma:Tensor, # (B,) noise levels
-    sigma_data:float, # standard deviation of the data
-) -> tuple: # c_skip, c_out, c_in, c_noise, each (B,)
-    "Scales that make a denoiser's input and target of variance one and its error least (Karras et al. 2022, table 1)."
+    sigma: Tensor,  # (B,) noise levels
+    sigma_data: float,  # standard deviation of the data
+) -> tuple:  # c_skip, c_out, c_in, c_noise, each (B,)
+    """Scales that make a denoiser's input and target of variance one and its error
+    least (Karras et al. 2022, table 1).
+    """
     total = sigma**2 + sigma_data**2
-    return sigma_data**2/total, sigma*sigma_data/total.sqrt(), 1/total.sqrt(), sigma.log()/4
+    return (
+        sigma_data**2 / total,
+        sigma * sigma_data / total.sqrt(),
+        1 / total.sqrt(),
+        sigma.log() / 4,
+    )
 
 # %% ../../nbs/23_pfgmpp.ipynb #p020
 def average_level(
-    sigma:Tensor, # (B,) clock readings
-    D:float, # extra dimensions, up to math.inf
-    sigma_data:float, # standard deviation of the data
-) -> Tensor: # (B,)
-    "The noise level whose $c_{skip}$ is the average over the levels $\\sigma\\sqrt D/\\lVert g_z\\rVert$ that a Student t mixes."
-    if D == math.inf: return sigma
-    ratio = kept(_spread(D), sigma.device, sigma.dtype)*(sigma[:, None]/sigma_data)**2  # (l / s)^2
-    return sigma_data*((ratio/(1 + ratio)).mean(1)/(1/(1 + ratio)).mean(1)).sqrt()
+    sigma: Tensor,  # (B,) clock readings
+    D: float,  # extra dimensions, up to math.inf
+    sigma_data: float,  # standard deviation of the data
+) -> Tensor:  # (B,)
+    """The noise level whose $c_{skip}$ is the average over the levels
+    $\\sigma\\sqrt D/\\lVert g_z\\rVert$ that a Student t mixes.
+    """
+    if D == math.inf:
+        return sigma
+    # (l / s)^2
+    ratio = (
+        kept(_spread(D), sigma.device, sigma.dtype) * (sigma[:, None] / sigma_data) ** 2
+    )
+    return (
+        sigma_data * ((ratio / (1 + ratio)).mean(1) / (1 / (1 + ratio)).mean(1)).sqrt()
+    )
+
 
 @functools.cache
 def _spread(D):
-    "$D/\\lVert g_z\\rVert^2$ at even quantiles of the chi-square, once for each D: every network call asks."
-    return torch.from_numpy(D/(2*gammaincinv(D/2, (np.arange(256) + .5)/256)))
+    """$D/\\lVert g_z\\rVert^2$ at even quantiles of the chi-square, once for each D:
+    every network call asks.
+    """
+    return torch.from_numpy(D / (2 * gammaincinv(D / 2, (np.arange(256) + 0.5) / 256)))
 
 # %% ../../nbs/23_pfgmpp.ipynb #p025
 class PFGMPP(Flow):
-    "PFGM++: $\\mathrm dx/\\mathrm d\\sigma=(x-\\mathbb E[y\\mid x,\\sigma])/\\sigma$ with $r=\\sigma\\sqrt D$ for clock; PFGM at D = 1, EDM at D = inf (Xu et al. 2023, section 4; Karras et al. 2022)."
+    """PFGM++: $\\mathrm dx/\\mathrm d\\sigma=(x-\\mathbb E[y\\mid x,\\sigma])/\\sigma$
+    with $r=\\sigma\\sqrt D$ for clock; PFGM at D = 1, EDM at D = inf (Xu et al.
+    2023, section 4; Karras et al. 2022).
+    """
+
     final_nfe, sampler = 1, dict(solver="heun", nfe=35)
-    def __init__(self,
-        D:float=128, # extra dimensions, from 1 to math.inf
-        sigma_max:float=80., # where the clock starts
-        sigma_min:float=.002, # where it ends; there the clean image is taken
-        sigma_data:float=None, # standard deviation of the data; None takes it, and `radius`, from the training set
-        radius:float=math.inf, # root mean square of the longest data point; inf makes nothing of where a state is
-        rho:float=7., # of the sampler's grid: the larger, the more steps near the end
-        p_mean:float=-1.2, p_std:float=1.2, # mean and standard deviation of ln sigma in training
-        field_batch:int=0, # data whose mean, given the state, is the target; 0 for the one that was perturbed, None for all
+
+    def __init__(
+        self,
+        D: float = 128,  # extra dimensions, from 1 to math.inf
+        sigma_max: float = 80.0,  # where the clock starts
+        sigma_min: float = 0.002,  # where it ends; there the clean image is taken
+        # standard deviation of the data; None takes it, and `radius`, from the training
+        # set
+        sigma_data: float = None,
+        # root mean square of the longest data point; inf makes nothing of where a state
+        # is
+        radius: float = math.inf,
+        # of the sampler's grid: the larger, the more steps near the end
+        rho: float = 7.0,
+        # mean and standard deviation of ln sigma in training
+        p_mean: float = -1.2,
+        p_std: float = 1.2,
+        # data whose mean, given the state, is the target; 0 for the one that was
+        # perturbed, None for all
+        field_batch: int = 0,
     ):
-        given = dict(sigma_max=sigma_max, sigma_min=sigma_min, sigma_data=.5 if sigma_data is None else sigma_data, radius=radius, rho=rho, p_std=p_std)
+        given = dict(
+            sigma_max=sigma_max,
+            sigma_min=sigma_min,
+            sigma_data=0.5 if sigma_data is None else sigma_data,
+            radius=radius,
+            rho=rho,
+            p_std=p_std,
+        )
         for name, v in given.items():
-            if not v > 0: raise ValueError(f"{name}: {v} is not positive; give a number above 0")
-        if not sigma_min < sigma_max < math.inf: raise ValueError(f"sigma_min: {sigma_min} with sigma_max {sigma_max}; give 0 < sigma_min < sigma_max")
-        if field_batch is not None and field_batch < 0: raise ValueError(f"field_batch: {field_batch}; give 0 for single images, a number of data, or None for all")
-        self.D, self.p_mean, self.field_batch, self.fits = D, p_mean, field_batch, sigma_data is None
+            if not v > 0:
+                raise ValueError(f"{name}: {v} is not positive; give a number above 0")
+        if not sigma_min < sigma_max < math.inf:
+            raise ValueError(
+                f"sigma_min: {sigma_min} with sigma_max {sigma_max}; give 0 < "
+                "sigma_min < sigma_max"
+            )
+        if field_batch is not None and field_batch < 0:
+            raise ValueError(
+                f"field_batch: {field_batch}; give 0 for single images, a number of "
+                "data, or None for all"
+            )
+        self.D = D
+        self.p_mean = p_mean
+        self.field_batch = field_batch
+        self.fits = sigma_data is None
         vars(self).update(given)
-        self.prior, self.clock = RadialPrior(sigma_max, D), (sigma_max, sigma_min)
+        self.prior = RadialPrior(sigma_max, D)
+        self.clock = (sigma_max, sigma_min)
 
 # %% ../../nbs/23_pfgmpp.ipynb #p027
 @patch
-def level(self:PFGMPP,
-    x:Tensor, # (B, *shape) states
-    sigma:Tensor, # (B,) clock readings
-) -> Tensor: # (B,)
-    "The noise level that the scales go by: what sigma says of it, or what a state far outside of the data betrays."
-    level, N = average_level(sigma, self.D, self.sigma_data), math.prod(x.shape[1:])
-    if math.inf in (self.D, self.radius): return level
-    outside = (flat(x).norm(dim=1) - self.radius*math.sqrt(N)).clamp(min=0)
-    return torch.maximum(level, ((outside**2 + self.D*sigma**2)/(N + self.D)).sqrt())
+def level(
+    self: PFGMPP,
+    x: Tensor,  # (B, *shape) states
+    sigma: Tensor,  # (B,) clock readings
+) -> Tensor:  # (B,)
+    """The noise level that the scales go by: what sigma says of it, or what a state far
+    outside of the data betrays.
+    """
+    level = average_level(sigma, self.D, self.sigma_data)
+    N = math.prod(x.shape[1:])
+    if math.inf in (self.D, self.radius):
+        return level
+    outside = (flat(x).norm(dim=1) - self.radius * math.sqrt(N)).clamp(min=0)
+    return torch.maximum(
+        level, ((outside**2 + self.D * sigma**2) / (N + self.D)).sqrt()
+    )
 
 # %% ../../nbs/23_pfgmpp.ipynb #p029
 @patch
-def denoise(self:PFGMPP,
-    net, # `net(x, c)`
-    x:Tensor, # (B, *shape) states
-    sigma:Tensor, # (B,) clock readings
-) -> Tensor: # (B, *shape)
-    "The clean image $D_\\theta(x,\\sigma)=c_{skip}x+c_{out}F_\\theta(c_{in}x, c_{noise})$ (Karras et al. 2022, eq. 7)."
+def denoise(
+    self: PFGMPP,
+    net,  # `net(x, c)`
+    x: Tensor,  # (B, *shape) states
+    sigma: Tensor,  # (B,) clock readings
+) -> Tensor:  # (B, *shape)
+    """The clean image
+    $D_\\theta(x,\\sigma)=c_{skip}x+c_{out}F_\\theta(c_{in}x, c_{noise})$ (Karras et
+    al. 2022, eq. 7).
+    """
     skip, out, inp, c = precondition(self.level(x, sigma), self.sigma_data)
-    return expand(skip, x)*x + expand(out, x)*net(expand(inp, x)*x, c)
+    return expand(skip, x) * x + expand(out, x) * net(expand(inp, x) * x, c)
+
 
 @patch
-def velocity(self:PFGMPP, net, x, t):
-    "The field in $\\sigma$: $(x-D_\\theta(x,\\sigma))/\\sigma$ (Xu et al. 2023, section 4)."
-    return (x - self.denoise(net, x, t))/expand(t, x)
+def velocity(self: PFGMPP, net, x, t):
+    """The field in $\\sigma$: $(x-D_\\theta(x,\\sigma))/\\sigma$ (Xu et al. 2023,
+    section 4).
+    """
+    return (x - self.denoise(net, x, t)) / expand(t, x)
+
 
 @patch
-def finish(self:PFGMPP, net, x): return self.denoise(net, x, x.new_full((len(x),), self.sigma_min))
+def finish(self: PFGMPP, net, x):
+    return self.denoise(net, x, x.new_full((len(x),), self.sigma_min))
 
 # %% ../../nbs/23_pfgmpp.ipynb #p031
 @patch
-def perturb(self:PFGMPP,
-    x1:Tensor, # (B, *shape) data
-    rng:Rng, # where noise and levels come from
-    x0:Tensor=None, # (B, *shape) disturbances of level sigma_max; None draws them
-) -> tuple: # states (B, *shape), and their sigma (B,)
-    "$x=y+\\sigma\\sqrt D\\,g_x/\\lVert g_z\\rVert$ at a random $\\sigma$ (Xu et al. 2023, appendix B)."
-    if x0 is None: x0 = self.prior.sample(len(x1), tuple(x1.shape[1:]), rng)
-    sigma = (self.p_mean + self.p_std*rng.normal(len(x1))).exp().to(x1)
-    return x1 + expand(sigma/self.sigma_max, x1)*x0.to(x1), sigma
+def perturb(
+    self: PFGMPP,
+    x1: Tensor,  # (B, *shape) data
+    rng: Rng,  # where noise and levels come from
+    # (B, *shape) disturbances of level sigma_max; None draws them
+    x0: Tensor = None,
+) -> tuple:  # states (B, *shape), and their sigma (B,)
+    """$x=y+\\sigma\\sqrt D\\,g_x/\\lVert g_z\\rVert$ at a random $\\sigma$ (Xu et al.
+    2023, appendix B).
+    """
+    if x0 is None:
+        x0 = self.prior.sample(len(x1), tuple(x1.shape[1:]), rng)
+    sigma = (self.p_mean + self.p_std * rng.normal(len(x1))).exp().to(x1)
+    return x1 + expand(sigma / self.sigma_max, x1) * x0.to(x1), sigma
 
 # %% ../../nbs/23_pfgmpp.ipynb #11cfbaa1
 @patch
-def target(self:PFGMPP,
-    x:Tensor, # (B, *shape) states
-    sigma:Tensor, # (B,) their clock readings
-    x1:Tensor, # (B, *shape) the images that were perturbed
-    rng:Rng, # which others are in the batch
-) -> Tensor: # (B, *shape)
-    "The image that was perturbed, or the mean of a batch of data given the state (Xu, Tong and Jaakkola 2023)."
-    if self.field_batch == 0: return x1
-    if not hasattr(self, "charges"): raise ValueError("data: stable targets need all data; call fit(data) first, as training does")
+def target(
+    self: PFGMPP,
+    x: Tensor,  # (B, *shape) states
+    sigma: Tensor,  # (B,) their clock readings
+    x1: Tensor,  # (B, *shape) the images that were perturbed
+    rng: Rng,  # which others are in the batch
+) -> Tensor:  # (B, *shape)
+    """The image that was perturbed, or the mean of a batch of data given the state (Xu,
+    Tong and Jaakkola 2023).
+    """
+    if self.field_batch == 0:
+        return x1
+    if not hasattr(self, "charges"):
+        raise ValueError(
+            "data: stable targets need all data; call fit(data) first, as training does"
+        )
     self.charges = held(self.charges, x1, self.field_batch)
     data = large_batch(x1, self.charges, self.field_batch, rng).double()
     return (kernel_weights(flat(x), sigma, data, self.D) @ data).to(x).reshape(x.shape)
 
+
 @patch
-def loss(self:PFGMPP, net, x1, rng, x0=None):
-    "The squared error of the clean image, weighted by $1/c_{out}^2$ (Karras et al. 2022, eq. 8); of each sample."
-    if x0 is not None and self.field_batch != 0: raise TypeError("x0: a stable target averages over all data, so pairs would be lost; give field_batch=0")
+def loss(self: PFGMPP, net, x1, rng, x0=None):
+    """The squared error of the clean image, weighted by $1/c_{out}^2$ (Karras et al.
+    2022, eq. 8); of each sample.
+    """
+    if x0 is not None and self.field_batch != 0:
+        raise TypeError(
+            "x0: a stable target averages over all data, so pairs would be lost; "
+            "give field_batch=0"
+        )
     x, sigma = self.perturb(x1, rng, x0)
-    weight = 1/precondition(self.level(x, sigma), self.sigma_data)[1]**2
-    return weight*flat(self.denoise(net, x, sigma) - self.target(x, sigma, x1, rng)).square().mean(1)
+    weight = 1 / precondition(self.level(x, sigma), self.sigma_data)[1] ** 2
+    return weight * flat(
+        self.denoise(net, x, sigma) - self.target(x, sigma, x1, rng)
+    ).square().mean(1)
 
 # %% ../../nbs/23_pfgmpp.ipynb #p033
 def spread(
-    data, # the training set
-) -> tuple: # standard deviation of all numbers, root mean square of the longest sample, mean norm
-    "The sizes of a data set, over all of it, so that they do not depend on its order; a few thousand samples at a time."
-    sums, longest, n = torch.zeros(3, dtype=torch.float64), 0., len(data)*math.prod(data.shape)
+    data,  # the training set
+) -> tuple:  # standard deviation of all numbers, root mean square of the longest sample, mean norm
+    """The sizes of a data set, over all of it, so that they do not depend on its order;
+    a few thousand samples at a time.
+    """
+    sums = torch.zeros(3, dtype=torch.float64)
+    longest = 0.0
+    n = len(data) * math.prod(data.shape)
     for i in torch.arange(len(data)).split(5000):
         x = data.batch(i)["x1"].flatten(1).double().cpu()
-        sums, longest = sums + torch.stack([x.sum(), x.square().sum(), x.norm(dim=1).sum()]), max(longest, float(x.square().mean(1).max()))
-    return math.sqrt((sums[1] - sums[0]**2/n)/(n - 1)), longest**.5, float(sums[2]/len(data))
+        sums = sums + torch.stack([x.sum(), x.square().sum(), x.norm(dim=1).sum()])
+        longest = max(longest, float(x.square().mean(1).max()))
+    return (
+        math.sqrt((sums[1] - sums[0] ** 2 / n) / (n - 1)),
+        longest**0.5,
+        float(sums[2] / len(data)),
+    )
 
 # %% ../../nbs/23_pfgmpp.ipynb #abe84dec
 @patch
-def fit(self:PFGMPP, data):
-    "Take `sigma_data` and `radius` from the training set where `sigma_data` was None, and store the charges for stable targets; ValueError where sigma_max does not hide the data."
+def fit(self: PFGMPP, data):
+    """Take `sigma_data` and `radius` from the training set where `sigma_data` was None,
+    and store the charges for stable targets; ValueError where sigma_max does not
+    hide the data.
+    """
     self.settle(data)
-    if self.field_batch != 0: self.charges = charges(data)
-    if not self.fits: return self
+    if self.field_batch != 0:
+        self.charges = charges(data)
+    if not self.fits:
+        return self
     self.sigma_data, self.radius, norm = spread(data)
     if self.sigma_max < norm:
-        raise ValueError(f"sigma_max: {self.sigma_max} is under the data's norm {norm:.3g}, so the prior would not hide them; give sigma_max={3*norm:.0f} or so")
+        raise ValueError(
+            f"sigma_max: {self.sigma_max} is under the data's norm {norm:.3g}, so "
+            f"the prior would not hide them; give sigma_max={3 * norm:.0f} or so"
+        )
     return self
 
+
 @patch
-def times(self:PFGMPP, steps):
-    "A grid that is even in $\\sigma^{1/\\rho}$ (Karras et al. 2022, eq. 5), from sigma_max to sigma_min."
-    ends = (s**(1/self.rho) for s in self.clock)
-    ts = torch.linspace(*ends, steps + 1, dtype=torch.float64)**self.rho
+def times(self: PFGMPP, steps):
+    """A grid that is even in $\\sigma^{1/\\rho}$ (Karras et al. 2022, eq. 5), from
+    sigma_max to sigma_min.
+    """
+    ends = (s ** (1 / self.rho) for s in self.clock)
+    ts = torch.linspace(*ends, steps + 1, dtype=torch.float64) ** self.rho
     ts[0], ts[-1] = self.clock
     return ts
 
 # %% ../../nbs/23_pfgmpp.ipynb #p035
 @patch
-def latent(self:PFGMPP, x0): return self.prior.gaussian(x0)
+def latent(self: PFGMPP, x0):
+    return self.prior.gaussian(x0)
+
 
 @patch(as_prop=True)
-def latent_prior(self:PFGMPP): return Gaussian()
+def latent_prior(self: PFGMPP):
+    return Gaussian()
 
 # %% ../../nbs/23_pfgmpp.ipynb #p037
 @patch
-def marginal(self:PFGMPP, t): return (torch.ones_like(t), t) if self.D == math.inf else super(PFGMPP, self).marginal(t)
+def marginal(self: PFGMPP, t):
+    return (
+        (torch.ones_like(t), t)
+        if self.D == math.inf
+        else super(PFGMPP, self).marginal(t)
+    )
+
 
 @patch
-def score(self:PFGMPP, v, x, t): return -v/expand(t, x) if self.D == math.inf else super(PFGMPP, self).score(v, x, t)
+def score(self: PFGMPP, v, x, t):
+    return (
+        -v / expand(t, x) if self.D == math.inf else super(PFGMPP, self).score(v, x, t)
+    )
+
 
 @patch
-def diffusion(self:PFGMPP, t): return (2*t).sqrt() if self.D == math.inf else super(PFGMPP, self).diffusion(t)
+def diffusion(self: PFGMPP, t):
+    return (2 * t).sqrt() if self.D == math.inf else super(PFGMPP, self).diffusion(t)

@@ -21,90 +21,156 @@ from .field import poisson_field
 
 # %% ../../nbs/21_prior.ipynb #c006
 def sample_prior(
-    n:int, # how many
-    N:int, # dimensions of the data
-    z_max:float, # height of the plane
-    generator:torch.Generator=None, # where the randomness comes from, and the device
-) -> Tensor: # (n, N)
-    "Uniform points of the upper hemisphere, projected along their rays to $z=z_{\\max}$ (Xu et al. 2022, section 3.3)."
-    if n < 1 or N < 1: raise ValueError(f"n, N: {n} points in {N} dimensions asked for; give 1 or more of each")
-    if not z_max > 0: raise ValueError(f"z_max: {z_max} is not above the data's plane; give a positive height, such as 40")
+    n: int,  # how many
+    N: int,  # dimensions of the data
+    z_max: float,  # height of the plane
+    # where the randomness comes from, and the device
+    generator: torch.Generator = None,
+) -> Tensor:  # (n, N)
+    """Uniform points of the upper hemisphere, projected along their rays to
+    $z=z_{\\max}$ (Xu et al. 2022, section 3.3).
+    """
+    if n < 1 or N < 1:
+        raise ValueError(
+            f"n, N: {n} points in {N} dimensions asked for; give 1 or more of each"
+        )
+    if not z_max > 0:
+        raise ValueError(
+            f"z_max: {z_max} is not above the data's plane; give a positive height, "
+            "such as 40"
+        )
     device = generator.device if generator else "cpu"
     g = torch.randn(n, N, generator=generator, device=device)
-    g_z = torch.randn(n, 1, generator=generator, device=device, dtype=torch.float64).abs()
-    return g*(z_max/g_z).float()
+    g_z = torch.randn(
+        n, 1, generator=generator, device=device, dtype=torch.float64
+    ).abs()
+    return g * (z_max / g_z).float()
 
 # %% ../../nbs/21_prior.ipynb #c010
 def radius_cdf(
-    R, # radii, an array of any shape
-    N:int, # dimensions of the data
-    scale:float, # sigma, which is z_max where D = 1
-    D:float=1, # extra dimensions, up to math.inf
-    upper:bool=False, # the share beyond R, not within it
-): # shares between 0 and 1, a float64 array
-    "Share of the prior's draws within R: $I_b(N/2,D/2)$ with $b=R^2/(R^2+D\\sigma^2)$ (Xu et al. 2023, appendix B)."
-    s = (np.asarray(R, np.float64)/scale)**2
-    if D == math.inf: return (gammaincc if upper else gammainc)(N/2, s/2)
-    return betainc(D/2, N/2, D/(s + D)) if upper else betainc(N/2, D/2, s/(s + D))
+    R,  # radii, an array of any shape
+    N: int,  # dimensions of the data
+    scale: float,  # sigma, which is z_max where D = 1
+    D: float = 1,  # extra dimensions, up to math.inf
+    upper: bool = False,  # the share beyond R, not within it
+):  # shares between 0 and 1, a float64 array
+    """Share of the prior's draws within R: $I_b(N/2,D/2)$ with $b=R^2/(R^2+D\\sigma^2)$
+    (Xu et al. 2023, appendix B).
+    """
+    s = (np.asarray(R, np.float64) / scale) ** 2
+    if D == math.inf:
+        return (gammaincc if upper else gammainc)(N / 2, s / 2)
+    return (
+        betainc(D / 2, N / 2, D / (s + D))
+        if upper
+        else betainc(N / 2, D / 2, s / (s + D))
+    )
 
 # %% ../../nbs/21_prior.ipynb #c018
 class RadialPrior:
-    "The far hemisphere in N + D dimensions on $|z|=\\sigma\\sqrt D$: a Student t with D degrees of freedom, a Gaussian at $D=\\infty$ (Xu et al. 2023, appendix B)."
-    def __init__(self,
-        scale:float, # sigma, which is z_max where D = 1
-        D:float=1, # extra dimensions, up to math.inf
+    """The far hemisphere in N + D dimensions on $|z|=\\sigma\\sqrt D$: a Student t with
+    D degrees of freedom, a Gaussian at $D=\\infty$ (Xu et al. 2023, appendix B).
+    """
+
+    def __init__(
+        self,
+        scale: float,  # sigma, which is z_max where D = 1
+        D: float = 1,  # extra dimensions, up to math.inf
     ):
-        if not scale > 0: raise ValueError(f"scale: {scale} is not positive; give the height z_max of the plane, or sigma_max")
-        if not D >= 1: raise ValueError(f"D: {D} extra dimensions; give 1 or more, or math.inf for a Gaussian")
+        if not scale > 0:
+            raise ValueError(
+                f"scale: {scale} is not positive; give the height z_max of the "
+                "plane, or sigma_max"
+            )
+        if not D >= 1:
+            raise ValueError(
+                f"D: {D} extra dimensions; give 1 or more, or math.inf for a Gaussian"
+            )
         self.scale, self.D = scale, D
 
     @property
-    def name(self): return f"RadialPrior(scale={self.scale:.6g}, D={self.D:g})"
+    def name(self):
+        return f"RadialPrior(scale={self.scale:.6g}, D={self.D:g})"
 
-    def sample(self,
-        n:int, # how many
-        shape:tuple, # of one sample
-        rng:Rng, # where the randomness comes from
-    ) -> Tensor: # (n, *shape), float32
+    def sample(
+        self,
+        n: int,  # how many
+        shape: tuple,  # of one sample
+        rng: Rng,  # where the randomness comes from
+    ) -> Tensor:  # (n, *shape), float32
         g = rng.normal(n, shape)
-        if self.D == math.inf: return self.scale*g
-        return g*expand(self.scale*(self.D/(2*rng.gamma(self.D/2, n))).sqrt(), g)
+        if self.D == math.inf:
+            return self.scale * g
+        return g * expand(
+            self.scale * (self.D / (2 * rng.gamma(self.D / 2, n))).sqrt(), g
+        )
 
 # %% ../../nbs/21_prior.ipynb #c024
 @patch
-def log_prob(self:RadialPrior,
-    x:Tensor, # (n, *shape)
-) -> Tensor: # (n,), nats, float64
+def log_prob(
+    self: RadialPrior,
+    x: Tensor,  # (n, *shape)
+) -> Tensor:  # (n,), nats, float64
     "Log density of the multivariate Student t, computed in float64."
-    N, D, s = math.prod(x.shape[1:]), self.D, (flat(x).double()/self.scale).square().sum(1)
-    if D == math.inf: return -s/2 - N*math.log(self.scale*math.sqrt(2*math.pi))
-    return math.lgamma((N + D)/2) - math.lgamma(D/2) - N/2*math.log(math.pi*D*self.scale**2) - (N + D)/2*torch.log1p(s/D)
+    N = math.prod(x.shape[1:])
+    D = self.D
+    s = (flat(x).double() / self.scale).square().sum(1)
+    if D == math.inf:
+        return -s / 2 - N * math.log(self.scale * math.sqrt(2 * math.pi))
+    return (
+        math.lgamma((N + D) / 2)
+        - math.lgamma(D / 2)
+        - N / 2 * math.log(math.pi * D * self.scale**2)
+        - (N + D) / 2 * torch.log1p(s / D)
+    )
 
 # %% ../../nbs/21_prior.ipynb #c027
 @patch
-def gaussian(self:RadialPrior,
-    x:Tensor, # (n, *shape) points of this prior
-) -> Tensor: # (n, *shape) points of a standard Gaussian
-    "The radial map that carries this prior to $\\mathcal N(0,I)$, by equal quantiles of the radius."
-    if self.D == math.inf: return x/self.scale
+def gaussian(
+    self: RadialPrior,
+    x: Tensor,  # (n, *shape) points of this prior
+) -> Tensor:  # (n, *shape) points of a standard Gaussian
+    """The radial map that carries this prior to $\\mathcal N(0,I)$, by equal quantiles
+    of the radius.
+    """
+    if self.D == math.inf:
+        return x / self.scale
     N, R = math.prod(x.shape[1:]), flat(x).double().norm(dim=1)
-    within, beyond = (radius_cdf(R.cpu(), N, self.scale, self.D, upper) for upper in (False, True))
-    half = np.where(within < .5, gammaincinv(N/2, within), gammainccinv(N/2, beyond))       # half of a chi-square
-    return x*expand(torch.from_numpy(np.sqrt(2*half)).to(R)/R.clamp(min=1e-300), x)
+    within, beyond = (
+        radius_cdf(R.cpu(), N, self.scale, self.D, upper) for upper in (False, True)
+    )
+    # half of a chi-square
+    half = np.where(
+        within < 0.5, gammaincinv(N / 2, within), gammainccinv(N / 2, beyond)
+    )
+    return x * expand(
+        torch.from_numpy(np.sqrt(2 * half)).to(R) / R.clamp(min=1e-300), x
+    )
 
 # %% ../../nbs/21_prior.ipynb #c033a
 class FieldLines(Flow):
-    "The field lines of charges in the plane $z=0$, on the clock $\\log z$; `exact_field(data)` is its network."
-    def __init__(self,
-        z_max:float, # the height at which lines start
-        z_min:float=1e-8, # and at which they end
-    ): self.prior, self.clock = RadialPrior(z_max), (math.log(z_max), math.log(z_min))
-    def velocity(self, net, x, t): return net(x, t)
-    def height(self, t): return t.exp()
+    """The field lines of charges in the plane $z=0$, on the clock $\\log z$;
+    `exact_field(data)` is its network.
+    """
+
+    def __init__(
+        self,
+        z_max: float,  # the height at which lines start
+        z_min: float = 1e-8,  # and at which they end
+    ):
+        self.prior = RadialPrior(z_max)
+        self.clock = (math.log(z_max), math.log(z_min))
+
+    def velocity(self, net, x, t):
+        return net(x, t)
+
+    def height(self, t):
+        return t.exp()
+
 
 def exact_field(
-    data:Tensor, # (L, N) the charges
-): # the function (x, log z) -> dx/dlog z
+    data: Tensor,  # (L, N) the charges
+):  # the function (x, log z) -> dx/dlog z
     "$\\mathrm dx/\\mathrm d\\log z=z\\,E_x/E_z$ with the field of all charges."
-    data = data.double()                                                  # once
+    data = data.double()  # once
     return lambda x, t: poisson_field(torch.cat([x, t.exp()[:, None]], 1), data)[:, :-1]

@@ -27,162 +27,322 @@ from ..nets import net_digest, own_labels
 
 # %% ../../nbs/31_coupling.ipynb #1a7cea3b
 def match(
-    x0:Tensor, # (n, *shape) starts
-    x1:Tensor, # (n, *shape) data
-) -> Tensor: # (n, *shape), the starts in the order of their partners
-    "The starts permuted so that $\\sum_i\\lVert x_1^{(i)}-x_0^{(p(i))}\\rVert^2$ is least (Pooladian et al. 2023; Tong et al. 2023)."
-    cost = torch.cdist(x1.flatten(1).cpu().double(), x0.flatten(1).cpu().double()).square()
+    x0: Tensor,  # (n, *shape) starts
+    x1: Tensor,  # (n, *shape) data
+) -> Tensor:  # (n, *shape), the starts in the order of their partners
+    """The starts permuted so that $\\sum_i\\lVert x_1^{(i)}-x_0^{(p(i))}\\rVert^2$ is
+    least (Pooladian et al. 2023; Tong et al. 2023).
+    """
+    cost = torch.cdist(
+        x1.flatten(1).cpu().double(), x0.flatten(1).cpu().double()
+    ).square()
     return x0[torch.from_numpy(linear_sum_assignment(cost.numpy())[1]).to(x0.device)]
 
 # %% ../../nbs/31_coupling.ipynb #68a42079
 PAIRINGS = {"random": lambda x0, x1: x0, "ot": match}  # how starts find their data
 
+
 class Paired:
     "Starts from a prior and a data set as one set of pairs, matched batch by batch."
-    def __init__(self,
-        prior, # where starts come from: a `DataPrior`, a `Gaussian`, ...
-        data:Data, # where they should go
-        pairing:str="ot", # a name in `PAIRINGS`
-    ):
-        if pairing not in PAIRINGS: raise ValueError(f"pairing: {pairing!r} is not one of {', '.join(PAIRINGS)}")
-        self.prior, self.data, self.pairing = prior, data, pairing
-        self.shape, self.classes, self.name = data.shape, data.classes, f"{data.name}, {pairing} pairs"
-        self.names, self.shares = data.names, data.shares
 
-    def __len__(self): return len(self.data)
-    def to(self, device): return Paired(self.prior, self.data.to(device), self.pairing)
-    def all(self): return self.data.all()
-    def digest(self): return f"{self.data.digest()}, {prior_name(self.prior)}"
+    def __init__(
+        self,
+        prior,  # where starts come from: a `DataPrior`, a `Gaussian`, ...
+        data: Data,  # where they should go
+        pairing: str = "ot",  # a name in `PAIRINGS`
+    ):
+        if pairing not in PAIRINGS:
+            raise ValueError(
+                f"pairing: {pairing!r} is not one of {', '.join(PAIRINGS)}"
+            )
+        self.prior, self.data, self.pairing = prior, data, pairing
+        self.shape = data.shape
+        self.classes = data.classes
+        self.name = f"{data.name}, {pairing} pairs"
+        self.names = data.names
+        self.shares = data.shares
+
+    def __len__(self):
+        return len(self.data)
+
+    def to(self, device):
+        return Paired(self.prior, self.data.to(device), self.pairing)
+
+    def all(self):
+        return self.data.all()
+
+    def digest(self):
+        return f"{self.data.digest()}, {prior_name(self.prior)}"
 
     def batch(self, index, rng):
         "The data at the indices of a whole batch, each with a start."
-        if rng.part != (0, 1): raise ValueError(f"rng: it is cut into {rng.part[1]} parts, but pairs are matched over the whole batch; ask for that, then cut the pairs")
+        if rng.part != (0, 1):
+            raise ValueError(
+                f"rng: it is cut into {rng.part[1]} parts, but pairs are matched "
+                "over the whole batch; ask for that, then cut the pairs"
+            )
         b = self.data.batch(index, rng)
         x0 = self.prior.sample(len(index), self.shape, rng).to(b["x1"])
         return b | {"x0": PAIRINGS[self.pairing](x0, b["x1"])}
 
 # %% ../../nbs/31_coupling.ipynb #ab6c9f36
 class Coupling:
-    "Pairs $(Z_0, Z_1)$ on disk, memory-mapped; to `train` a data set whose batches have `x0` as well as `x1`."
-    def __init__(self,
-        folder, # that `draw_coupling` wrote
+    """Pairs $(Z_0, Z_1)$ on disk, memory-mapped; to `train` a data set whose batches
+    have `x0` as well as `x1`.
+    """
+
+    def __init__(
+        self,
+        folder,  # that `draw_coupling` wrote
     ):
-        self.folder, facts = Path(folder), _facts(folder)
-        if facts is None: raise FileNotFoundError(f"folder: '{folder}' holds no coupling; draw one with draw_coupling")
-        if facts["done"] < facts["n"]: raise ValueError(f"folder: '{folder}' holds {facts['done']} of {facts['n']} pairs; call draw_coupling again to complete it")
+        self.folder = Path(folder)
+        facts = _facts(folder)
+        if facts is None:
+            raise FileNotFoundError(
+                f"folder: '{folder}' holds no coupling; draw one with draw_coupling"
+            )
+        if facts["done"] < facts["n"]:
+            raise ValueError(
+                f"folder: '{folder}' holds {facts['done']} of {facts['n']} pairs; "
+                "call draw_coupling again to complete it"
+            )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)                           # torch's, that the pairs cannot be changed
-            self.x0, self.x1 = (torch.from_numpy(_mapped(folder, k, facts)) for k in ("x0", "x1"))
+            # torch's, that the pairs cannot be changed
+            warnings.simplefilter("ignore", UserWarning)
+            self.x0, self.x1 = (
+                torch.from_numpy(_mapped(folder, k, facts)) for k in ("x0", "x1")
+            )
         story = facts["story"]
-        self.shape, self.facts, self.classes, self.name = tuple(facts["shape"]), facts, story.get("classes", 0), self.folder.name
-        self.names, self.shares = story.get("names", ()), story.get("shares") or [1.]*self.classes
-        self.prior = story.get("prior")                                           # by name
+        self.shape = tuple(facts["shape"])
+        self.facts = facts
+        self.classes = story.get("classes", 0)
+        self.name = self.folder.name
+        self.names = story.get("names", ())
+        self.shares = story.get("shares") or [1.0] * self.classes
+        self.prior = story.get("prior")  # by name
         self.y = in_shares(self.shares, facts["n"]) if self.classes else None
         self.device = torch.device("cpu")
 
-    def __len__(self): return self.facts["n"]
+    def __len__(self):
+        return self.facts["n"]
 
 # %% ../../nbs/31_coupling.ipynb #761d7b34
 @patch
-def to(self:Coupling, device):
-    "The pairs for a device: moved there when they take at most half of its free memory, else fetched batch by batch."
-    new, new.device = (c := copy.copy(self)), torch.device(device)
-    if new.device.type == "cuda" and 4*self.x0.nbytes < torch.cuda.mem_get_info(new.device)[0]:
-        new.x0, new.x1 = self.x0.to(device), self.x1.to(device)
+def to(self: Coupling, device):
+    """The pairs for a device: moved there when they take at most half of its free
+    memory, else fetched batch by batch.
+    """
+    new = (c := copy.copy(self))
+    new.device = torch.device(device)
+    if (
+        new.device.type == "cuda"
+        and 4 * self.x0.nbytes < torch.cuda.mem_get_info(new.device)[0]
+    ):
+        new.x0 = self.x0.to(device)
+        new.x1 = self.x1.to(device)
     return new
 
-@patch
-def batch(self:Coupling, index, rng=None):
-    "The pairs at these indices, with their classes where they have any."
-    i = onto(index, self.x0.device)
-    pairs = {"x0": self.x0[i], "x1": self.x1[i]} | ({"y": self.y[index.cpu()]} if self.classes else {})
-    return {k: onto(v, self.device) for k, v in pairs.items()}
 
 @patch
-def digest(self:Coupling):
+def batch(self: Coupling, index, rng=None):
+    "The pairs at these indices, with their classes where they have any."
+    i = onto(index, self.x0.device)
+    pairs = {"x0": self.x0[i], "x1": self.x1[i]} | (
+        {"y": self.y[index.cpu()]} if self.classes else {}
+    )
+    return {k: onto(v, self.device) for k, v in pairs.items()}
+
+
+@patch
+def digest(self: Coupling):
     "A digest of whose pairs these are and how they were drawn."
-    return hashlib.sha256(json.dumps(self.facts["story"], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps(self.facts["story"], sort_keys=True).encode()
+    ).hexdigest()[:16]
 
 # %% ../../nbs/31_coupling.ipynb #5b2ef7d9
 def _facts(folder):
-    path = Path(folder)/"coupling.json"
-    if not path.exists(): return None
+    path = Path(folder) / "coupling.json"
+    if not path.exists():
+        return None
     try:
         facts = json.loads(path.read_text())
         return {k: facts[k] for k in ("n", "shape", "story", "done", "evaluations")}
-    except (ValueError, KeyError, TypeError) as e: raise ValueError(f"coupling: '{path}' is damaged ({e}); delete the folder and draw again") from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(
+            f"coupling: '{path}' is damaged ({e}); delete the folder and draw again"
+        ) from None
+
 
 def _mapped(folder, name, facts):
-    "One of the two arrays, to be read; created before the first pair is there, never unpickled."
-    path, shape = Path(folder)/f"{name}.npy", (facts["n"], *facts["shape"])
+    """One of the two arrays, to be read; created before the first pair is there, never
+    unpickled.
+    """
+    path = Path(folder) / f"{name}.npy"
+    shape = (facts["n"], *facts["shape"])
     if not facts["done"]:
-        with replacing(path) as part: np.lib.format.open_memmap(part, "w+", np.float32, shape)
-    try: a = np.lib.format.open_memmap(path, "r")
-    except (OSError, ValueError) as e: raise ValueError(f"coupling: '{path}' cannot be read ({e}); delete the folder and draw again") from None
-    if a.shape != shape or a.dtype != np.float32: raise ValueError(f"coupling: '{path}' holds {a.dtype} {a.shape}, not float32 {shape}; delete the folder and draw again")
+        with replacing(path) as part:
+            np.lib.format.open_memmap(part, "w+", np.float32, shape)
+    try:
+        a = np.lib.format.open_memmap(path, "r")
+    except (OSError, ValueError) as e:
+        raise ValueError(
+            f"coupling: '{path}' cannot be read ({e}); delete the folder and draw again"
+        ) from None
+    if a.shape != shape or a.dtype != np.float32:
+        raise ValueError(
+            f"coupling: '{path}' holds {a.dtype} {a.shape}, not float32 {shape}; "
+            "delete the folder and draw again"
+        )
     return a
 
 # %% ../../nbs/31_coupling.ipynb #b8a6646a
 def draw_coupling(
-    flow:Flow, # any system
-    net, # its network
-    n:int, # pairs
-    shape:tuple, # of one sample
-    folder, # where they go; an unfinished coupling there is continued
+    flow: Flow,  # any system
+    net,  # its network
+    n: int,  # pairs
+    shape: tuple,  # of one sample
+    folder,  # where they go; an unfinished coupling there is continued
     *,
-    solver:str=None, # how to simulate; None is the flow's own `sampler`
-    nfe:int=None, # evaluations a pair
-    rtol:float=None, atol:float=None, guidance:float=1., precision:str="float32", compile:bool=False, # further options of `sample`
-    batch:int=500, seed:int=0, # pairs a piece; of the noise
-    device=None, # where to compute
-    progress:bool=True, # show a bar
+    solver: str = None,  # how to simulate; None is the flow's own `sampler`
+    nfe: int = None,  # evaluations a pair
+    # further options of `sample`
+    rtol: float = None,
+    atol: float = None,
+    guidance: float = 1.0,
+    precision: str = "float32",
+    compile: bool = False,
+    batch: int = 500,
+    seed: int = 0,  # pairs a piece; of the noise
+    device=None,  # where to compute
+    progress: bool = True,  # show a bar
 ) -> Coupling:
-    "Draws of the rectified coupling $(Z_0, Z_1)$ (Algorithm 3): n starts from the prior, each carried to its end."
-    if n < 1: raise ValueError(f"n: {n} pairs asked for; give 1 or more")
-    how, classes = dict(solver=solver, nfe=nfe, rtol=rtol, atol=atol, guidance=guidance) | ({} if precision == "float32" else dict(precision=precision)), getattr(net, "classes", 0)
-    mixed = {k: list(getattr(net, k, None) or ()) for k in ("names", "shares")} if classes else {}
-    facts = _begin(folder, dict(n=n, shape=list(shape), story=dict(flow=flow.describe(), prior=prior_name(flow.latent_prior), net=net_digest(net, shape), classes=classes, seed=seed, **how, **mixed)))
-    arrays = [_mapped(folder, k, facts) for k in ("x0", "x1")] if main_process() else None
+    """Draws of the rectified coupling $(Z_0, Z_1)$ (Algorithm 3): n starts from the
+    prior, each carried to its end.
+    """
+    if n < 1:
+        raise ValueError(f"n: {n} pairs asked for; give 1 or more")
+    how = dict(solver=solver, nfe=nfe, rtol=rtol, atol=atol, guidance=guidance) | (
+        {} if precision == "float32" else dict(precision=precision)
+    )
+    classes = getattr(net, "classes", 0)
+    mixed = (
+        {k: list(getattr(net, k, None) or ()) for k in ("names", "shares")}
+        if classes
+        else {}
+    )
+    facts = _begin(
+        folder,
+        dict(
+            n=n,
+            shape=list(shape),
+            story=dict(
+                flow=flow.describe(),
+                prior=prior_name(flow.latent_prior),
+                net=net_digest(net, shape),
+                classes=classes,
+                seed=seed,
+                **how,
+                **mixed,
+            ),
+        ),
+    )
+    arrays = (
+        [_mapped(folder, k, facts) for k in ("x0", "x1")] if main_process() else None
+    )
+
     def piece(i, j):
-        out = sample(flow, net, j - i, shape, seeds=_pair_seeds(seed, i, j), device=device, labels=own_labels(net, j - i, i), compile=compile, **how)
-        return i, j, flow.latent(out.x0).cpu().numpy(), out.x.cpu().numpy(), int(out.nfe.sum())
-    for ends in _pieces(facts["done"], n, batch, Path(folder).name, progress): _keep(folder, facts, arrays, together(lambda ij: piece(*ij), ends))
+        out = sample(
+            flow,
+            net,
+            j - i,
+            shape,
+            seeds=_pair_seeds(seed, i, j),
+            device=device,
+            labels=own_labels(net, j - i, i),
+            compile=compile,
+            **how,
+        )
+        return (
+            i,
+            j,
+            flow.latent(out.x0).cpu().numpy(),
+            out.x.cpu().numpy(),
+            int(out.nfe.sum()),
+        )
+
+    for ends in _pieces(facts["done"], n, batch, Path(folder).name, progress):
+        _keep(folder, facts, arrays, together(lambda ij: piece(*ij), ends))
     return Coupling(folder)
 
 # %% ../../nbs/31_coupling.ipynb #f6d24a49
 def _pieces(done, n, batch, name, progress):
-    "The ends of the pieces still to draw, one for each process at a time, with a progress bar."
-    stride = batch*(torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
-    with tqdm(total=n, initial=done, disable=not (progress and main_process()), desc=name, unit="pair", mininterval=1 if sys.stderr.isatty() else 15) as bar:
+    """The ends of the pieces still to draw, one for each process at a time, with a
+    progress bar.
+    """
+    stride = batch * (
+        torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    )
+    with tqdm(
+        total=n,
+        initial=done,
+        disable=not (progress and main_process()),
+        desc=name,
+        unit="pair",
+        mininterval=1 if sys.stderr.isatty() else 15,
+    ) as bar:
         for i in range(done, n, stride):
             yield [(k, min(k + batch, n)) for k in range(i, min(i + stride, n), batch)]
             bar.update(min(i + stride, n) - i)
 
+
 def _put(a, i, x):
-    "Write rows from i on into a mapped array's file, and not through its memory: a full disk is an error there, but here the end of the process."
+    """Write rows from i on into a mapped array's file, and not through its memory: a
+    full disk is an error there, but here the end of the process.
+    """
     with writing(a.filename), open(a.filename, "r+b") as f:
-        f.seek(a.offset + i*a[:1].nbytes)
+        f.seek(a.offset + i * a[:1].nbytes)
         f.write(np.ascontiguousarray(x, a.dtype))
         f.flush()
         os.fsync(f.fileno())
 
+
 def _keep(folder, facts, arrays, pieces):
-    "Write pieces, and count their pairs as done once they are on disk; the other processes wait for the one that writes."
+    """Write pieces, and count their pairs as done once they are on disk; the other
+    processes wait for the one that writes.
+    """
     if main_process():
-        for i, _, x0, x1, _ in pieces: _put(arrays[0], i, x0); _put(arrays[1], i, x1)
-        facts |= {"done": pieces[-1][1], "evaluations": facts["evaluations"] + sum(p[-1] for p in pieces)}
-        write_atomic(Path(folder)/"coupling.json", json.dumps(facts).encode())
+        for i, _, x0, x1, _ in pieces:
+            _put(arrays[0], i, x0)
+            _put(arrays[1], i, x1)
+        facts |= {
+            "done": pieces[-1][1],
+            "evaluations": facts["evaluations"] + sum(p[-1] for p in pieces),
+        }
+        write_atomic(Path(folder) / "coupling.json", json.dumps(facts).encode())
     wait()
 
 # %% ../../nbs/31_coupling.ipynb #16734992
-def _pair_seeds(seed, i, j): return range(first := (seed + 1)*10**12 % 2**63 + i, first + j - i)
+def _pair_seeds(seed, i, j):
+    return range(first := (seed + 1) * 10**12 % 2**63 + i, first + j - i)
+
 
 def _begin(folder, asked):
-    "The facts of a coupling begun here before, which must be the one asked for, or fresh ones."
+    """The facts of a coupling begun here before, which must be the one asked for, or
+    fresh ones.
+    """
     facts = _facts(claim_folder(folder, True))
-    if facts is None: return {**asked, "done": 0, "evaluations": 0}
+    if facts is None:
+        return {**asked, "done": 0, "evaluations": 0}
     of = lambda f: {"n": f["n"], "shape": f["shape"], **f["story"]}
     was, now = of(facts), of(json.loads(json.dumps(asked)))
-    diff = ", ".join(f"{k} was {was.get(k)}, now {now.get(k)}" for k in {**was, **now} if was.get(k) != now.get(k))
-    if diff: raise ValueError(f"folder: '{folder}' holds another coupling ({diff}); give another folder")
+    diff = ", ".join(
+        f"{k} was {was.get(k)}, now {now.get(k)}"
+        for k in {**was, **now}
+        if was.get(k) != now.get(k)
+    )
+    if diff:
+        raise ValueError(
+            f"folder: '{folder}' holds another coupling ({diff}); give another folder"
+        )
     return facts

@@ -21,84 +21,113 @@ def uniform(n, rng):
     "All times alike."
     return rng.uniform(n)
 
+
 def logit_normal(n, rng):
     "The sigmoid of a standard normal: the middle more often."
     return rng.normal(n).sigmoid()
 
-def u_shaped(n, rng, a=4.):
-    "$p(t)\\propto e^{at}+e^{a(1-t)}$: both ends more often."
-    t = torch.log1p(rng.uniform(n)*math.expm1(a))/a
-    return torch.where(rng.uniform(n) < .5, t, 1 - t)
 
-TIMES = {"uniform": uniform, "logit-normal": logit_normal, "u-shaped": u_shaped}  # densities of t in training
+def u_shaped(n, rng, a=4.0):
+    "$p(t)\\propto e^{at}+e^{a(1-t)}$: both ends more often."
+    t = torch.log1p(rng.uniform(n) * math.expm1(a)) / a
+    return torch.where(rng.uniform(n) < 0.5, t, 1 - t)
+
+
+# densities of t in training
+TIMES = {"uniform": uniform, "logit-normal": logit_normal, "u-shaped": u_shaped}
 
 # %% ../../nbs/30_rectified.ipynb #d48f0aa9
 def l2(r):
     "$\\lVert r\\rVert^2/d$."
     return flat(r).square().mean(1)
 
+
 def pseudo_huber(r):
     "$(\\sqrt{\\lVert r\\rVert^2+c^2}-c)/d$, with $c=0.00054\\,d$."
     d = math.prod(r.shape[1:])
-    c = 0.00054*d
-    return ((flat(r).square().sum(1) + c*c).sqrt() - c)/d
+    c = 0.00054 * d
+    return ((flat(r).square().sum(1) + c * c).sqrt() - c) / d
+
 
 ERRORS = {"l2": l2, "huber": pseudo_huber}  # errors of the velocity
 
 # %% ../../nbs/30_rectified.ipynb #0558e7f1
 class RectifiedFlow(Flow):
-    "Rectified flow: $\\mathrm dZ_t = v(Z_t, t)\\,\\mathrm dt$ from $\\pi_0$ at t = 0 to $\\pi_1$ at t = 1 (Liu et al. 2022, eq. 1)."
-    def __init__(self,
-        prior=None, # pi_0; None is the standard Gaussian
-        time:str="uniform", # density of t in training, a name in `TIMES`
-        error:str="l2", # error of the velocity, a name in `ERRORS`
-        steps:int=None, # train only at the times of a sampler of so many Euler steps (distillation)
+    """Rectified flow: $\\mathrm dZ_t = v(Z_t, t)\\,\\mathrm dt$ from $\\pi_0$ at t = 0
+    to $\\pi_1$ at t = 1 (Liu et al. 2022, eq. 1).
+    """
+
+    def __init__(
+        self,
+        prior=None,  # pi_0; None is the standard Gaussian
+        time: str = "uniform",  # density of t in training, a name in `TIMES`
+        error: str = "l2",  # error of the velocity, a name in `ERRORS`
+        # train only at the times of a sampler of so many Euler steps (distillation)
+        steps: int = None,
     ):
         for name, value, known in (("time", time, TIMES), ("error", error, ERRORS)):
-            if value not in known: raise ValueError(f"{name}: {value!r} is not one of {', '.join(known)}")
-        if steps is not None and steps < 1: raise ValueError(f"steps: {steps} is not 1 or more")
-        self.prior, self.time, self.error, self.steps = prior or Gaussian(), time, error, steps
+            if value not in known:
+                raise ValueError(f"{name}: {value!r} is not one of {', '.join(known)}")
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps: {steps} is not 1 or more")
+        self.prior = prior or Gaussian()
+        self.time = time
+        self.error = error
+        self.steps = steps
 
-    def velocity(self, net, x, t): return net(x, t)
+    def velocity(self, net, x, t):
+        return net(x, t)
 
     def loss(self, net, x1, rng, x0=None):
         n, shape = len(x1), tuple(x1.shape[1:])
-        if x0 is None: x0 = self.prior.sample(n, shape, rng).to(x1)
-        t = rng.integers(self.steps, n)/self.steps if self.steps else TIMES[self.time](n, rng)
+        if x0 is None:
+            x0 = self.prior.sample(n, shape, rng).to(x1)
+        t = (
+            rng.integers(self.steps, n) / self.steps
+            if self.steps
+            else TIMES[self.time](n, rng)
+        )
         t = t.to(x1)
         s = expand(t, x1)
-        x = s*x1 + (1 - s)*x0
+        x = s * x1 + (1 - s) * x0
         return self.misfit(net(x, t) - (x1 - x0), x)
 
 # %% ../../nbs/30_rectified.ipynb #c11271da
 @patch(as_prop=True)
-def sampler(self:RectifiedFlow):
-    "How `sample` goes unless told: by Euler steps at the trained times where there are `steps`."
+def sampler(self: RectifiedFlow):
+    """How `sample` goes unless told: by Euler steps at the trained times where there
+    are `steps`.
+    """
     return dict(solver="euler", nfe=self.steps) if self.steps else Flow.sampler
 
-@patch
-def suits(self:RectifiedFlow, solver, nfe, reverse):
-    "ValueError where a student would be asked at times that it was not trained at."
-    if self.steps and (solver, nfe, reverse) != ("euler", self.steps, False):
-        raise ValueError(f"solver: a student of {self.steps} Euler step{'s'*(self.steps > 1)} runs from prior to data in just these; "
-                         f"leave solver and nfe out, or take the flow that it was distilled from")
 
 @patch
-def misfit(self:RectifiedFlow, r, x):
+def suits(self: RectifiedFlow, solver, nfe, reverse):
+    "ValueError where a student would be asked at times that it was not trained at."
+    if self.steps and (solver, nfe, reverse) != ("euler", self.steps, False):
+        raise ValueError(
+            f"solver: a student of {self.steps} Euler step{'s' * (self.steps > 1)} "
+            "runs from prior to data in just these; "
+            f"leave solver and nfe out, or take the flow that it was distilled from"
+        )
+
+
+@patch
+def misfit(self: RectifiedFlow, r, x):
     "How much an error r of the velocity at x counts."
     return ERRORS[self.error](r)
 
 # %% ../../nbs/30_rectified.ipynb #7b0522e3
 def gaussian_velocity(
-    x:Tensor, # (B, d)
-    t:Tensor, # (B,)
-    m0:Tensor, # (d,) mean of pi_0
-    S0:Tensor, # (d, d) its covariance
-    m1:Tensor, # (d,) mean of pi_1
-    S1:Tensor, # (d, d) its covariance
-) -> Tensor: # (B, d)
+    x: Tensor,  # (B, d)
+    t: Tensor,  # (B,)
+    m0: Tensor,  # (d,) mean of pi_0
+    S0: Tensor,  # (d, d) its covariance
+    m1: Tensor,  # (d,) mean of pi_1
+    S1: Tensor,  # (d, d) its covariance
+) -> Tensor:  # (B, d)
     "$\\mathbb E[X_1-X_0\\mid X_t=x]$ between two independent Gaussians."
     t = t[:, None]
-    St = t[..., None]**2*S1 + (1 - t[..., None])**2*S0
-    w = torch.linalg.solve(St, (x - t*m1 - (1 - t)*m0)[..., None])
-    return m1 - m0 + ((t[..., None]*S1 - (1 - t[..., None])*S0) @ w)[..., 0]
+    St = t[..., None] ** 2 * S1 + (1 - t[..., None]) ** 2 * S0
+    w = torch.linalg.solve(St, (x - t * m1 - (1 - t) * m0)[..., None])
+    return m1 - m0 + ((t[..., None] * S1 - (1 - t[..., None]) * S0) @ w)[..., 0]

@@ -24,66 +24,114 @@ from .coupling import Coupling, draw_coupling
 # %% ../../nbs/32_reflow.ipynb #1d6b4557
 @torch.no_grad()
 def straightness(
-    flow:Flow, # any system
-    net, # its network
-    n:int, # samples to average over
-    shape:tuple, # of one sample
+    flow: Flow,  # any system
+    net,  # its network
+    n: int,  # samples to average over
+    shape: tuple,  # of one sample
     *,
-    steps:int=40, # points of the integral over the clock
-    labels=None, # (n,) classes; None is in the shares of the data, where the network knows classes
-    device=None, # where to compute
-) -> float: # 0 where all paths are straight, at even speed on the flow's grid
-    "$S(Z)=\\int_0^1\\mathbb E\\lVert (Z_1-Z_0)-\\dot Z_s\\rVert^2\\mathrm ds$ (Liu et al. 2022), along paths of RK4."
+    steps: int = 40,  # points of the integral over the clock
+    # (n,) classes; None is in the shares of the data, where the network knows classes
+    labels=None,
+    device=None,  # where to compute
+) -> float:  # 0 where all paths are straight, at even speed on the flow's grid
+    """$S(Z)=\\int_0^1\\mathbb E\\lVert (Z_1-Z_0)-\\dot Z_s\\rVert^2\\mathrm ds$ (Liu et
+    al. 2022), along paths of RK4.
+    """
     labels = own_labels(net, n) if labels is None else labels
-    out = sample(flow, net, n, shape, solver="rk4", nfe=4*steps + flow.final_nfe, path=steps, labels=labels, device=device)
+    out = sample(
+        flow,
+        net,
+        n,
+        shape,
+        solver="rk4",
+        nfe=4 * steps + flow.final_nfe,
+        path=steps,
+        labels=labels,
+        device=device,
+    )
     field = Field(flow, net, n, labels, device=out.x.device)
     ts = field.times(steps)
-    speed = torch.gradient(ts, edge_order=1)[0]*steps                     # dt/ds
-    gaps = [(out.path[-1] - out.path[0] - field(x, t)*v).reshape(n, -1).square().sum(1).mean() for x, t, v in zip(out.path, ts, speed.to(out.x))]
-    return float(torch.trapezoid(torch.stack(gaps), dx=1/steps))
+    speed = torch.gradient(ts, edge_order=1)[0] * steps  # dt/ds
+    gaps = [
+        (out.path[-1] - out.path[0] - field(x, t) * v)
+        .reshape(n, -1)
+        .square()
+        .sum(1)
+        .mean()
+        for x, t, v in zip(out.path, ts, speed.to(out.x))
+    ]
+    return float(torch.trapezoid(torch.stack(gaps), dx=1 / steps))
 
 # %% ../../nbs/32_reflow.ipynb #d8b48b95
-Round = namedtuple("Round", "flow net trained coupling")  # what a round of reflow leaves behind
+# what a round of reflow leaves behind
+Round = namedtuple("Round", "flow net trained coupling")
+
 
 def reflow(
-    flow:Flow, # the flow to straighten, of any system
-    net, # its network
-    shape:tuple, # of one sample
-    out, # the folder for couplings and runs
-    *, rounds:int=1, # how often
-    pairs:int=8000, # pairs a round
-    recipe=None, # how to train each round
-    start=None, # the network to start the first round from; None is a copy of `net`
-    draw:dict=None, # options of `draw_coupling`
-    resume:bool=True, # continue what `out` holds
-    **where, # device, progress
-) -> list: # of `Round`
-    "Algorithm 4: draw the flow's coupling, train a rectified flow on it, and again with the new flow."
-    if rounds < 1: raise ValueError(f"rounds: {rounds} is not 1 or more")
+    flow: Flow,  # the flow to straighten, of any system
+    net,  # its network
+    shape: tuple,  # of one sample
+    out,  # the folder for couplings and runs
+    *,
+    rounds: int = 1,  # how often
+    pairs: int = 8000,  # pairs a round
+    recipe=None,  # how to train each round
+    start=None,  # the network to start the first round from; None is a copy of `net`
+    draw: dict = None,  # options of `draw_coupling`
+    resume: bool = True,  # continue what `out` holds
+    **where,  # device, progress
+) -> list:  # of `Round`
+    """Algorithm 4: draw the flow's coupling, train a rectified flow on it, and again
+    with the new flow.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds: {rounds} is not 1 or more")
     done = []
     for k in range(1, rounds + 1):
-        coupling = draw_coupling(flow, net, pairs, shape, Path(out)/f"coupling-{k}", **where, **draw or {})
+        coupling = draw_coupling(
+            flow, net, pairs, shape, Path(out) / f"coupling-{k}", **where, **draw or {}
+        )
         flow = RectifiedFlow(prior=flow.latent_prior)
-        trained = train(flow, copy.deepcopy(net if start is None else start), coupling, Path(out)/f"reflow-{k}", recipe, resume=resume, **where)
+        trained = train(
+            flow,
+            copy.deepcopy(net if start is None else start),
+            coupling,
+            Path(out) / f"reflow-{k}",
+            recipe,
+            resume=resume,
+            **where,
+        )
         done.append(Round(flow, net := trained.net, trained, coupling))
         start = None
     return done
 
 # %% ../../nbs/32_reflow.ipynb #b3ebafc7
 def distill(
-    flow:Flow, # the teacher that drew the pairs
-    net, # the network to start from; a copy is trained
-    coupling:Coupling, # the teacher's pairs
-    out, # the run's folder
+    flow: Flow,  # the teacher that drew the pairs
+    net,  # the network to start from; a copy is trained
+    coupling: Coupling,  # the teacher's pairs
+    out,  # the run's folder
     *,
-    steps:int=1, # Euler steps of the student
-    error:str="l2", # error of the velocity
-    recipe=None, # how to train
-    resume:bool=True, # continue the run in `out`
-    device:str=None, # where to compute
-    progress:bool=True, # show a bar
-) -> Round: # sample it by `solver="euler", nfe=steps`
-    "A student of k Euler steps: $\\min_v\\mathbb E\\lVert (X_1-X_0)-v(X_t,t)\\rVert^2$ at $t=0,\\tfrac1k,\\dots$ (k = 1 is one-step distillation)."
+    steps: int = 1,  # Euler steps of the student
+    error: str = "l2",  # error of the velocity
+    recipe=None,  # how to train
+    resume: bool = True,  # continue the run in `out`
+    device: str = None,  # where to compute
+    progress: bool = True,  # show a bar
+) -> Round:  # sample it by `solver="euler", nfe=steps`
+    """A student of k Euler steps:
+    $\\min_v\\mathbb E\\lVert (X_1-X_0)-v(X_t,t)\\rVert^2$ at $t=0,\\tfrac1k,\\dots$
+    (k = 1 is one-step distillation).
+    """
     student = RectifiedFlow(prior=flow.latent_prior, steps=steps, error=error)
-    trained = train(student, copy.deepcopy(net), coupling, out, recipe, resume=resume, device=device, progress=progress)
+    trained = train(
+        student,
+        copy.deepcopy(net),
+        coupling,
+        out,
+        recipe,
+        resume=resume,
+        device=device,
+        progress=progress,
+    )
     return Round(student, trained.net, trained, coupling)

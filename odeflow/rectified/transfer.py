@@ -23,31 +23,41 @@ from .flow import l2, RectifiedFlow
 
 # %% ../../nbs/33_transfer.ipynb #4d840f24
 def transport_cost(
-    x0:Tensor, # (n, *shape) starts
-    x1:Tensor, # (n, *shape) where each went
+    x0: Tensor,  # (n, *shape) starts
+    x1: Tensor,  # (n, *shape) where each went
 ) -> float:
     "$\\mathbb E\\lVert X_1-X_0\\rVert^2$."
     return float((x1 - x0).flatten(1).cpu().double().square().sum(1).mean())
 
+
 def gaussian_cost(
-    m0:Tensor, # (d,) mean of pi_0
-    S0:Tensor, # (d, d) its covariance
-    m1:Tensor, # (d,) mean of pi_1
-    S1:Tensor, # (d, d) its covariance
+    m0: Tensor,  # (d,) mean of pi_0
+    S0: Tensor,  # (d, d) its covariance
+    m1: Tensor,  # (d,) mean of pi_1
+    S1: Tensor,  # (d, d) its covariance
 ) -> float:
-    "The least transport cost between two Gaussians, $W_2^2$ (Olkin and Pukelsheim 1982)."
-    root = lambda S: (lambda w, V: (V*w.clamp(min=0).sqrt()) @ V.T)(*torch.linalg.eigh(S.double()))
+    """The least transport cost between two Gaussians, $W_2^2$ (Olkin and Pukelsheim
+    1982).
+    """
+    root = lambda S: (lambda w, V: (V * w.clamp(min=0).sqrt()) @ V.T)(
+        *torch.linalg.eigh(S.double())
+    )
     cross = root(root(S0) @ S1.double() @ root(S0))
-    return float((m1 - m0).double().square().sum() + torch.trace(S0.double() + S1.double() - 2*cross))
+    return float(
+        (m1 - m0).double().square().sum()
+        + torch.trace(S0.double() + S1.double() - 2 * cross)
+    )
 
 # %% ../../nbs/33_transfer.ipynb #429ce495
 def cycle_error(
-    flow:Flow, # any system
-    net, # its network
-    x0:Tensor, # (n, *shape) starts
-    **how, # options of `integrate`: solver, nfe, rtol, atol, labels
-) -> float: # root of the mean square over all numbers
-    "How far from home the way back ends: $\\lVert T^{-1}(T(x_0))-x_0\\rVert/\\sqrt{nd}$."
+    flow: Flow,  # any system
+    net,  # its network
+    x0: Tensor,  # (n, *shape) starts
+    **how,  # options of `integrate`: solver, nfe, rtol, atol, labels
+) -> float:  # root of the mean square over all numbers
+    """How far from home the way back ends:
+    $\\lVert T^{-1}(T(x_0))-x_0\\rVert/\\sqrt{nd}$.
+    """
     how = {"labels": own_labels(net, len(x0))} | how
     there = integrate(flow, net, x0, **how).x
     back = integrate(flow, net, there, reverse=True, **how).x
@@ -55,54 +65,109 @@ def cycle_error(
 
 # %% ../../nbs/33_transfer.ipynb #5d8f1949
 def show_strip(
-    rows:list, # tensors (n, C, H, W) of pictures, n alike, or (n, d) of points
-    names:list, # of the rows
+    rows: list,  # tensors (n, C, H, W) of pictures, n alike, or (n, d) of points
+    names: list,  # of the rows
 ):
-    "Rows of pictures under each other, or clouds of points beside each other, with their names."
+    """Rows of pictures under each other, or clouds of points beside each other, with
+    their names.
+    """
     import matplotlib.pyplot as plt
+
     rows = [r.cpu() for r in rows]
     if rows[0].ndim == 2:
-        fig, axs = plt.subplots(1, len(rows), figsize=(3*len(rows), 3), sharex=True, sharey=True, squeeze=False)
-        for ax, r, name in zip(axs.flat, rows, names): ax.scatter(*r[:, :2].T, s=4); ax.set(title=name, aspect="equal")
+        fig, axs = plt.subplots(
+            1,
+            len(rows),
+            figsize=(3 * len(rows), 3),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+        )
+        for ax, r, name in zip(axs.flat, rows, names):
+            ax.scatter(*r[:, :2].T, s=4)
+            ax.set(title=name, aspect="equal")
         return
     n, (*_, H, W) = len(rows[0]), rows[0].shape
-    fig, ax = plt.subplots(figsize=(min(11, .6*n + 1), min(11, .6*n + 1)*len(rows)*H/(n*W)))
+    fig, ax = plt.subplots(
+        figsize=(min(11, 0.6 * n + 1), min(11, 0.6 * n + 1) * len(rows) * H / (n * W))
+    )
     show(torch.cat(rows), ax, rows=len(rows))
-    for k, name in enumerate(names): ax.text(-2, (k + .5)*(H + 1), name, ha="right", va="center", fontsize=8)
+    for k, name in enumerate(names):
+        ax.text(-2, (k + 0.5) * (H + 1), name, ha="right", va="center", fontsize=8)
 
 # %% ../../nbs/33_transfer.ipynb #191fc2b2
 def save_clip(
-    path:Tensor, # (m, n, C, H, W) pictures on their way, or (m, n, d) points
-    file, # an animated WebP
-    ms:int=80, # milliseconds a frame
+    path: Tensor,  # (m, n, C, H, W) pictures on their way, or (m, n, d) points
+    file,  # an animated WebP
+    ms: int = 80,  # milliseconds a frame
 ):
     "Write a path as a moving picture that pauses at both ends, whole or not at all."
-    if Path(file).suffix.lower() != ".webp": raise ValueError(f"file: '{file}' would be an animated WebP; give a name that ends in .webp")
+    if Path(file).suffix.lower() != ".webp":
+        raise ValueError(
+            f"file: '{file}' would be an animated WebP; give a name that ends in .webp"
+        )
     from PIL import Image
-    if path.ndim == 3: path = _clouds(path[..., :2].cpu())
+
+    if path.ndim == 3:
+        path = _clouds(path[..., :2].cpu())
     sheets = [Image.fromarray(grid(x)) for x in path]
-    scale = max(1, 256//max(sheets[0].size))
-    frames = [s.resize((scale*s.width, scale*s.height), Image.Resampling.NEAREST) for s in sheets]
-    frames[0].save(png := io.BytesIO(), "webp", save_all=True, append_images=frames[1:], loop=0, lossless=True, duration=[800, *[ms]*(len(frames) - 2), 800])
-    with replacing(file) as part: part.write_bytes(png.getvalue())
+    scale = max(1, 256 // max(sheets[0].size))
+    frames = [
+        s.resize((scale * s.width, scale * s.height), Image.Resampling.NEAREST)
+        for s in sheets
+    ]
+    frames[0].save(
+        png := io.BytesIO(),
+        "webp",
+        save_all=True,
+        append_images=frames[1:],
+        loop=0,
+        lossless=True,
+        duration=[800, *[ms] * (len(frames) - 2), 800],
+    )
+    with replacing(file) as part:
+        part.write_bytes(png.getvalue())
+
 
 def _clouds(path, side=128):
     "Points as pictures of their density."
-    low, high = path.flatten(0, 1).amin(0), path.flatten(0, 1).amax(0)
-    at = ((path - low)/(high - low).clamp(min=1e-9)*(side - 1)).long()
-    return torch.stack([torch.bincount((side - 1 - y)*side + x, minlength=side**2).reshape(1, 1, side, side) for x, y in at.mT])*.5 - 1
+    low = path.flatten(0, 1).amin(0)
+    high = path.flatten(0, 1).amax(0)
+    at = ((path - low) / (high - low).clamp(min=1e-9) * (side - 1)).long()
+    return (
+        torch.stack(
+            [
+                torch.bincount((side - 1 - y) * side + x, minlength=side**2).reshape(
+                    1, 1, side, side
+                )
+                for x, y in at.mT
+            ]
+        )
+        * 0.5
+        - 1
+    )
 
 # %% ../../nbs/33_transfer.ipynb #83a42b0e
 class FeatureFlow(RectifiedFlow):
-    "Rectified flow whose errors are seen through $\\nabla h(X_t)^\\top$ (Liu et al. 2022, on image-to-image translation)."
-    def __init__(self,
-        features=None, # h: (B, *shape) -> (B, k), differentiable; None only where nothing is trained any more
-        **kwargs, # of `RectifiedFlow`
+    """Rectified flow whose errors are seen through $\\nabla h(X_t)^\\top$ (Liu et al.
+    2022, on image-to-image translation).
+    """
+
+    def __init__(
+        self,
+        # h: (B, *shape) -> (B, k), differentiable; None only where nothing is trained
+        # any more
+        features=None,
+        **kwargs,  # of `RectifiedFlow`
     ):
         super().__init__(**kwargs)
-        if self.error != "l2": raise ValueError(f"error: {self.error!r} with features; only l2 is defined there")
+        if self.error != "l2":
+            raise ValueError(
+                f"error: {self.error!r} with features; only l2 is defined there"
+            )
         self.features = features
 
     def misfit(self, r, x):
-        if self.features is None: raise ValueError("features: none given; a flow that is trained needs them")
+        if self.features is None:
+            raise ValueError("features: none given; a flow that is trained needs them")
         return l2(torch.func.jvp(self.features, (x,), (r,))[1])

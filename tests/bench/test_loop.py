@@ -1,4 +1,7 @@
-"What the training loop costs over a bare PyTorch loop of the same network, loss and optimiser."
+"""What the training loop costs over a bare PyTorch loop of the same network, loss and
+optimiser.
+"""
+
 import copy, statistics
 
 import pytest, torch
@@ -9,30 +12,77 @@ from odeflow.nets import UNet
 from odeflow.rectified.flow import RectifiedFlow
 from odeflow.training import Recipe, Trainer
 
+
 def bare_loop(net, data, batch):
-    x, opt, params = data.all(), torch.optim.AdamW(net.parameters(), 2e-3, weight_decay=0., fused=True), list(net.parameters())
+    x = data.all()
+    opt = torch.optim.AdamW(net.parameters(), 2e-3, weight_decay=0.0, fused=True)
+    params = list(net.parameters())
     average = copy.deepcopy(net).requires_grad_(False)
+
     def step():
         x1 = x[torch.randint(len(x), (batch,))]
         x0, t = torch.randn_like(x1), torch.rand(batch)
-        loss = (net(expand(t, x1)*x1 + (1 - expand(t, x1))*x0, t) - (x1 - x0)).square().mean()
+        loss = (
+            (net(expand(t, x1) * x1 + (1 - expand(t, x1)) * x0, t) - (x1 - x0))
+            .square()
+            .mean()
+        )
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.)
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
         opt.step()
         opt.zero_grad()
-        torch._foreach_lerp_(list(average.parameters()), params, .001)
+        torch._foreach_lerp_(list(average.parameters()), params, 0.001)
+
     return step
 
-def pictures(): return Data(torch.randint(0, 256, (1000, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)), None, "noise")
+
+def pictures():
+    return Data(
+        torch.randint(
+            0,
+            256,
+            (1000, 3, 32, 32),
+            dtype=torch.uint8,
+            generator=torch.Generator().manual_seed(0),
+        ),
+        None,
+        "noise",
+    )
+
 
 @pytest.mark.parametrize("case", ("digits", "32 x 32"))
 def test_loop_overhead(case, record, benchmark, tmp_path, rounds=120):
     "A second bare loop, of the same network, says how much of a ratio is chance."
-    data, args, batch = (load_data("digits"), dict(channels=32, mults=(1, 2), blocks=1), 64) if case == "digits" else (pictures(), dict(channels=32, mults=(1, 1, 2, 2), attention=(8,)), 16)
+    data, args, batch = (
+        (load_data("digits"), dict(channels=32, mults=(1, 2), blocks=1), 64)
+        if case == "digits"
+        else (pictures(), dict(channels=32, mults=(1, 1, 2, 2), attention=(8,)), 16)
+    )
     new = lambda: UNet(data.shape, **args)
-    ours = Trainer(RectifiedFlow(), new(), data, tmp_path, Recipe(batch=batch), device="cpu")
-    times = in_turns({"ours": ours.train_step, **{name: bare_loop(new(), data, batch) for name in ("bare", "again")}}, rounds if case == "digits" else rounds//3, warm=5)
+    ours = Trainer(
+        RectifiedFlow(), new(), data, tmp_path, Recipe(batch=batch), device="cpu"
+    )
+    times = in_turns(
+        {
+            "ours": ours.train_step,
+            **{name: bare_loop(new(), data, batch) for name in ("bare", "again")},
+        },
+        rounds if case == "digits" else rounds // 3,
+        warm=5,
+    )
     middle, low, high = ratio(times["ours"], times["bare"])
-    record([dict(name=case, batch=batch, threads=torch.get_num_threads(), ours_over_bare=middle, quartiles=[low, high], bare_over_bare=ratio(times["again"], times["bare"])[0],
-                 images_per_s=batch/statistics.median(times["ours"]))], f"loop-{data.name}")
+    record(
+        [
+            dict(
+                name=case,
+                batch=batch,
+                threads=torch.get_num_threads(),
+                ours_over_bare=middle,
+                quartiles=[low, high],
+                bare_over_bare=ratio(times["again"], times["bare"])[0],
+                images_per_s=batch / statistics.median(times["ours"]),
+            )
+        ],
+        f"loop-{data.name}",
+    )
     benchmark.pedantic(ours.train_step, rounds=10)
