@@ -17,8 +17,8 @@ from fastcore.basics import patch
 import torch
 from torch import Tensor
 
-from .flow import expand, flat, Flow, Gaussian, onto
-from .sampling import afford, solver
+from .flow import append_dims, flat, Flow, Gaussian, onto
+from .sampling import require_nfe, solver
 
 # %% ../nbs/10_diffusion.ipynb #25f50b43
 Views = namedtuple("Views", "noise clean score velocity")
@@ -41,7 +41,7 @@ def views(
         )
     ((name, u),) = one.items()
     a, s, f, g = (
-        expand(k, x) for k in (*flow.marginal(t), flow.drift(t), flow.diffusion(t))
+        append_dims(k, x) for k in (*flow.marginal(t), flow.drift(t), flow.diffusion(t))
     )
     noise = {
         "noise": lambda: u,
@@ -81,7 +81,7 @@ class SDE(Flow):
     def noise(self, net, x, t):
         "The network's guess of the noise, from an input of variance one."
         a, s = self.marginal(t)
-        return net(x / expand((a**2 + s**2).sqrt(), x), t)
+        return net(x / append_dims((a**2 + s**2).sqrt(), x), t)
 
     def velocity(self, net, x, t):
         return views(self, x, t, noise=self.noise(net, x, t)).velocity
@@ -101,7 +101,7 @@ def loss(self: SDE, net, x1, rng, x0=None):
     a, s = self.marginal(t)
     w = 1.0 if self.weighting == "noise" else self.diffusion(t) ** 2 / (2 * s**2)
     return w * flat(
-        self.noise(net, expand(a, x1) * x1 + expand(s, x1) * e, t) - e
+        self.noise(net, append_dims(a, x1) * x1 + append_dims(s, x1) * e, t) - e
     ).square().mean(1)
 
 # %% ../nbs/10_diffusion.ipynb #70e4f656
@@ -202,11 +202,12 @@ class VE(SDE):
 def _reverse_step(field, x, t, s, z):
     "One Euler step of the reverse SDE from time t to s, with standard noise z."
     v, t = field(x, t), t.expand(len(x)).to(x)
-    g, h = expand(field.flow.diffusion(t), x), (s - t).to(x)
+    g = append_dims(field.flow.diffusion(t), x)
+    h = (s - t).to(x)
     return (
         x
-        + expand(h, x) * (v - g**2 / 2 * field.flow.score(v, x, t))
-        + g * expand(h.abs().sqrt(), x) * z
+        + append_dims(h, x) * (v - g**2 / 2 * field.flow.score(v, x, t))
+        + g * append_dims(h.abs().sqrt(), x) * z
     )
 
 
@@ -220,7 +221,7 @@ def _reverse_sde(field, x, nfe, rng, name, correct=None):
             "with an ODE solver such as 'rk45'"
         )
     cost = 1 if correct is None else 2
-    afford(field, nfe, cost, name)
+    require_nfe(field, nfe, cost, name)
     ts = field.times(1000 if nfe is None else nfe // cost)
     for k, (t, s) in enumerate(zip(ts[:-1], ts[1:]), 1):
         y = x if correct is None else correct(field, x, t, rng)
@@ -272,7 +273,7 @@ solver("predictor-corrector")(predictor_corrector())
 def _langevin(snr, field, x, t, rng):
     "$x+\\eta s+\\sqrt{2\\eta}z$ with $\\eta=2(r\\sigma_t)^2$."
     v, t = field(x, t), t.expand(len(x)).to(x)
-    eta = expand(2 * (snr * field.flow.marginal(t)[1]) ** 2, x)
+    eta = append_dims(2 * (snr * field.flow.marginal(t)[1]) ** 2, x)
     return (
         x
         + eta * field.flow.score(v, x, t)
@@ -289,7 +290,7 @@ def ddim(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
     for t, s in zip(ts[:-1], ts[1:]):
         v, now = field(x, t), t.expand(len(x)).to(x)
         (a0, s0), (a1, s1) = (
-            [expand(q, x) for q in field.flow.marginal(u.expand(len(x)).to(x))]
+            [append_dims(q, x) for q in field.flow.marginal(u.expand(len(x)).to(x))]
             for u in (t, s)
         )
         noise = -s0 * field.flow.score(v, x, now)
@@ -308,4 +309,4 @@ def as_rectified(
     to straight lines (compare Liu et al. 2022, on curved interpolations).
     """
     a, s = flow.marginal(t)
-    return x / expand(a + s, x), a / (a + s)
+    return x / append_dims(a + s, x), a / (a + s)

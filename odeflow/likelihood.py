@@ -18,14 +18,14 @@ from .flow import flat, Flow, Rng
 from odeflow.sampling import (
     check_arrived,
     check_labels,
-    evaluating,
-    Field,
+    eval_mode,
+    VelocityField,
     get_solver,
     own_sampler,
 )
 
 # %% ../nbs/02_likelihood.ipynb #98b2db4c
-class DensityField(Field):
+class DensityField(VelocityField):
     """A field whose state is the sample, flattened, with one accumulated divergence for
     each probe appended.
     """
@@ -113,7 +113,7 @@ def log_likelihood(
     field = DensityField(flow, net, n, labels, reverse=True, device=x.device).setup(
         x.shape[1:], signs
     )
-    with torch.no_grad(), evaluating(net):
+    with torch.no_grad(), eval_mode(net):
         how = own_sampler(field, solver=solver, nfe=nfe, rtol=rtol, atol=atol)
         s, t = get_solver(how.pop("solver"))(
             field, torch.cat([flat(x), x.new_zeros(n, m)], 1), **how

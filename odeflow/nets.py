@@ -223,6 +223,8 @@ def build_net(
 ) -> Net:  # its weights not yet loaded
     "The network that a configuration names, of the same arguments."
     name = config.get("net")
+    if "extra" in config:  # as older models call it
+        config = config | {"extra_channels": config["extra"]}
     if name not in NETS:
         raise ValueError(
             f"net: the configuration names the network {name!r}, not one of "
@@ -264,7 +266,7 @@ class MLP(Net):
         width: int = 128,  # hidden units
         depth: int = 3,  # residual layers
         classes: int = 0,  # labels; 0 for an unconditional network
-        extra: int = 0,  # outputs beyond d
+        extra_channels: int = 0,  # outputs beyond d
         max_freq: float = 16.0,  # highest frequency of the time embedding
     ):
         super().__init__()
@@ -279,7 +281,7 @@ class MLP(Net):
                 for _ in range(depth)
             ]
         )
-        self.out = nn.Linear(width, d + extra)
+        self.out = nn.Linear(width, d + extra_channels)
 
     def forward(self, x, c, y=None):
         h, e = self.inp(x), self.cond(c, y)
@@ -367,7 +369,7 @@ class UNet(Net):
         attention: tuple = (16,),  # heights at which to attend; always in the middle
         dropout: float = 0.0,  # probability
         classes: int = 0,  # labels; 0 for an unconditional network
-        extra: int = 0,  # channels put out beyond C
+        extra_channels: int = 0,  # channels put out beyond C
         max_freq: float = 16.0,  # highest frequency of the time embedding
     ):
         super().__init__()
@@ -388,7 +390,7 @@ class UNet(Net):
         self.out = nn.Sequential(
             _norm(channels * mults[0]),
             nn.SiLU(),
-            _zero(nn.Conv2d(channels * mults[0], C + extra, 3, padding=1)),
+            _zero(nn.Conv2d(channels * mults[0], C + extra_channels, 3, padding=1)),
         )
 
 # %% ../nbs/06_nets.ipynb #f17da235
@@ -509,7 +511,7 @@ class DiT(Net):
         depth: int = 6,  # blocks
         patch: int = 2,  # side of a patch, in pixels
         classes: int = 0,  # labels; 0 for an unconditional network
-        extra: int = 0,  # channels put out beyond C
+        extra_channels: int = 0,  # channels put out beyond C
         max_freq: float = 16.0,  # highest frequency of the time embedding
     ):
         super().__init__()
@@ -526,7 +528,7 @@ class DiT(Net):
         self.register_buffer("pos", grid_waves(*self.grid, width), persistent=False)
         self.blocks = nn.ModuleList([DiTBlock(width) for _ in range(depth)])
         self.last = _zero(nn.Linear(width, 2 * width))
-        self.head = _zero(nn.Linear(width, patch**2 * (C + extra)))
+        self.head = _zero(nn.Linear(width, patch**2 * (C + extra_channels)))
         for p in self.parameters():
             nn.init.xavier_uniform_(
                 p.flatten(1)

@@ -17,8 +17,8 @@ from huggingface_hub import HfApi, snapshot_download
 import torch
 from torch import Tensor
 
-import odeflow.diffusion, odeflow.poisson.pfgmpp, odeflow.rectified.transfer  # noqa: F401  (the systems that `rebuild` knows)
-from .flow import Flow, rebuild, sample_seeds
+import odeflow.diffusion, odeflow.poisson.pfgmpp, odeflow.rectified.transfer  # noqa: F401  (the systems that `from_config` knows)
+from .flow import Flow, from_config, sample_seeds
 from .sampling import integrate, sample, Samples
 from .nets import load_net, Net, own_labels, read_config, save_net
 from .training import checkpoint_net
@@ -37,12 +37,12 @@ class Pipeline:
         flow: Flow,  # the system
         net: Net,  # its network
         shape: tuple,  # of one sample
-        story: dict = None,  # how it was trained, as its config.json says
+        provenance: dict = None,  # how it was trained, as its config.json says
     ):
         self.flow = flow
         self.net = net
         self.shape = tuple(shape)
-        self.story = story or {}
+        self.provenance = provenance or {}
         self.drawn = 0
 
     def __call__(
@@ -158,7 +158,7 @@ def from_pretrained(
             "that `train` or `save_pretrained` wrote"
         )
     return cls(
-        rebuild(run["flow"], prior),
+        from_config(run["flow"], prior),
         net.to(device),
         run.get("data", {}).get("shape") or config["shape"],
         run,
@@ -186,12 +186,12 @@ def save_pretrained(
     half: bool = False,  # weights in half precision
 ):
     "Write what `from_pretrained` reads: config.json and model.safetensors."
-    data = {"shape": self.shape} | self.story.get("data", {})
+    data = {"shape": self.shape} | self.provenance.get("data", {})
     save_net(
         self.net,
         folder,
         half=half,
-        run=self.story | {"flow": self.flow.describe(), "data": data},
+        run=self.provenance | {"flow": self.flow.to_config(), "data": data},
     )
 
 

@@ -18,7 +18,7 @@ import torch
 
 from .flow import in_shares
 from .sampling import sample
-from .distributed import device_name, main_process, together
+from .distributed import device_name, main_process, map_processes
 from .runs import environment, write_json
 from .data import save_grid, to_uint8, walk_files
 from .nets import net_digest, own_labels
@@ -227,18 +227,19 @@ def _drawn(draw, starts, name):
             out.precision,
         )
 
-    x, nfe, *told = zip(*together(piece, starts, name=name))
+    x, nfe, *told = zip(*map_processes(piece, starts, name=name))
     return torch.cat(x), torch.cat(nfe), *told
 
 # %% ../nbs/43_records.ipynb #a62a8832
 def write_result(
     folder,  # of the run
     rows: list,  # of `row`
-    **story,  # further facts of the run
+    **metadata,  # further facts of the run
 ):
     "Write the run's result.json."
     write_json(
-        {"run": Path(folder).name, "rows": rows, **story}, Path(folder) / "result.json"
+        {"run": Path(folder).name, "rows": rows, **metadata},
+        Path(folder) / "result.json",
     )
 
 # %% ../nbs/43_records.ipynb #46ec50d3
@@ -295,7 +296,7 @@ class Results:
         self.rows = []
         path = self.folder / "result.json"
         old = read_record(path) if path.exists() else {"rows": []}
-        self.facts = {
+        self.metadata = {
             k: v
             for k, v in old.items()
             if k not in ("run", "rows", "folder", "environment")
@@ -327,7 +328,7 @@ class Results:
 
 # %% ../nbs/43_records.ipynb #b8f0a306
 @patch
-def write(self: Results, **story):
+def write(self: Results, **metadata):
     """Write all rows, those of a run before this one that were not asked for yet among
     them.
     """
@@ -337,7 +338,7 @@ def write(self: Results, **story):
         self.folder,
         [*self.rows, *self.before.values()],
         environment=environment(),
-        **self.facts | story,
+        **self.metadata | metadata,
     )
 
 # %% ../nbs/43_records.ipynb #6499fd54
@@ -351,7 +352,7 @@ def key(self: Results, member, how):
     what = [
         member.system,
         member.distilled,
-        member.flow.describe(),
+        member.flow.to_config(),
         net_digest(member.net, self.data.shape),
         self.data.digest(),
         common,
@@ -395,12 +396,12 @@ def fresh(self: Results, member, how):
 
 
 @patch
-def finish(self: Results, **story):
+def finish(self: Results, **metadata):
     """The last writing, with facts of the whole run; rows of an earlier run that this
     one did not ask for are dropped.
     """
     self.before = {}
-    self.write(**story)
+    self.write(**metadata)
 
 # %% ../nbs/43_records.ipynb #abc86e50
 # of a run's own table

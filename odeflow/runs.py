@@ -6,8 +6,8 @@ Docs: https://odeflow.github.io/odeflow/runs.html.md"""
 
 # %% auto #0
 __all__ = ['WriteError', 'writing', 'replacing', 'write_atomic', 'write_json', 'state_digest', 'sha16', 'apart', 'save_state',
-           'load_state', 'newest_state', 'write_tensors', 'read_tensors', 'remembered', 'claim_folder', 'environment',
-           'stop_signals']
+           'load_state', 'newest_state', 'write_tensors', 'read_tensors', 'remembered', 'prepare_run_dir',
+           'environment', 'stop_signals']
 
 # %% ../nbs/04_runs.ipynb #697541dc
 from contextlib import contextmanager, suppress
@@ -219,7 +219,7 @@ def remembered(
     return it
 
 # %% ../nbs/04_runs.ipynb #f82392e7
-def claim_folder(
+def prepare_run_dir(
     out,  # the run's folder
     resume: bool,  # may it hold a run already?
 ) -> Path:

@@ -6,10 +6,11 @@ Docs: https://odeflow.github.io/odeflow/sampling.html.md"""
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'FINE', 'CPU_PIECE', 'SOLVERS', 'NOISE', 'Tableau', 'HEUN', 'MIDPOINT', 'RK4', 'DOPRI5', 'OWN_TIME',
-           'check_labels', 'Field', 'known_precision', 'tf32', 'computing', 'fine_enough', 'compiled', 'program_size',
-           'padded', 'check_answer', 'solver', 'get_solver', 'is_adaptive', 'euler', 'own_sampler', 'check_arrived',
-           'Samples', 'sample', 'integrate', 'evaluating', 'Path', 'check_flow', 'rk_step', 'afford', 'fixed', 'rms',
-           'first_step', 'attempt', 'next_step', 'rk45', 'keep_steps', 'moving', 'lost', 'dopri5', 'encode']
+           'check_labels', 'VelocityField', 'known_precision', 'tf32', 'computing', 'fine_enough', 'compiled',
+           'program_size', 'padded', 'check_answer', 'solver', 'get_solver', 'is_adaptive', 'euler', 'own_sampler',
+           'check_arrived', 'Samples', 'sample', 'integrate', 'eval_mode', 'Path', 'check_flow', 'rk_step',
+           'require_nfe', 'fixed', 'rms', 'first_step', 'attempt', 'next_step', 'rk45', 'keep_steps', 'moving', 'lost',
+           'dopri5', 'encode']
 
 # %% ../nbs/01_sampling.ipynb #87e79770
 from collections import namedtuple
@@ -22,7 +23,7 @@ from torch import Tensor
 from fastcore.basics import patch
 from torchdiffeq import odeint
 
-from .flow import expand, flat, Flow, onto, Rng, sample_seeds
+from .flow import append_dims, flat, Flow, onto, Rng, sample_seeds
 
 # %% ../nbs/01_sampling.ipynb #28145090
 def check_labels(
@@ -53,7 +54,7 @@ def check_labels(
     return y.long().expand(n)
 
 # %% ../nbs/01_sampling.ipynb #df9d0502
-class Field:
+class VelocityField:
     """A flow and its network as $v(x, t)$ for a batch of n samples, counting network
     evaluations (NFE) sample by sample.
     """
@@ -200,13 +201,13 @@ def padded(
 CPU_PIECE = 2**16  # numbers of state that a network on a CPU is handed at a time
 
 
-def check_answer(said, x, extra):
+def check_answer(said, x, extra_channels):
     """A network's answer to states x; ValueError where it has another shape, which
     would be broadcast.
     """
     want = (
-        (*x.shape[:1], x.shape[1] + extra, *x.shape[2:])
-        if extra and x.ndim > 1
+        (*x.shape[:1], x.shape[1] + extra_channels, *x.shape[2:])
+        if extra_channels and x.ndim > 1
         else x.shape
     )
     if said.shape != want:
@@ -218,7 +219,7 @@ def check_answer(said, x, extra):
 
 # %% ../nbs/01_sampling.ipynb #ee070021
 @patch
-def counted(self: Field, x, c):
+def counted(self: VelocityField, x, c):
     "The network, with labels and guidance, counted for each sample."
     self.nfe[self.index] += self.cost
     args = [a.to(self.dtype or a.dtype) for a in (x, c)] + (
@@ -235,23 +236,23 @@ def counted(self: Field, x, c):
     with computing(self.precision, x.device):
         out = [self.guided(*part) for part in zip(*(a.split(size) for a in args))]
     out = out[0] if len(out) == 1 else torch.cat(out)
-    return check_answer(out[: len(x)], x, self.flow.extra).to(x.dtype)
+    return check_answer(out[: len(x)], x, self.flow.extra_channels).to(x.dtype)
 
 
 @patch
-def guided(self: Field, x, c, *y):
+def guided(self: VelocityField, x, c, *y):
     """$u+w\\,(u_y-u)$, or plainly what the network says where the scale w is 1 (Ho and
     Salimans 2022, eq. 6, whose w is ours less 1).
     """
     out = self.call(x, c, *y)
     if self.guidance == 1:
         return out
-    plain = self.call(x, c, torch.full_like(*y, -1))
-    return plain + self.guidance * (out - plain)
+    uncond = self.call(x, c, torch.full_like(*y, -1))
+    return uncond + self.guidance * (out - uncond)
 
 # %% ../nbs/01_sampling.ipynb #8ebee1ab
 @patch
-def rows(self: Field, index):
+def rows(self: VelocityField, index):
     "The same field for some of its samples; both count into one place."
     sub = copy.copy(self)
     sub.index = self.index[index]
@@ -259,7 +260,7 @@ def rows(self: Field, index):
 
 
 @patch
-def times(self: Field, steps):
+def times(self: VelocityField, steps):
     """The flow's grid of `steps` steps, in the direction in which this field is run; on
     CUDA, one copy for all steps.
     """
@@ -270,24 +271,24 @@ def times(self: Field, steps):
 
 
 @patch(as_prop=True)
-def span(self: Field):
+def span(self: VelocityField):
     "The clock's two ends, in the direction in which this field is run."
     return self.flow.clock[::-1] if self.reverse else self.flow.clock
 
 
 @patch
-def save(self: Field, t0, x0, t1, x1, v0=None, v1=None):
+def save(self: VelocityField, t0, x0, t1, x1, v0=None, v1=None):
     "Called by a solver after each step that it keeps."
     if self.path is not None:
         self.path.add(self.index, t0, x0, t1, x1, v0, v1)
 
 # %% ../nbs/01_sampling.ipynb #4a79d153
 @patch
-def affords(self: Field, nfe):
+def step_budget(self: VelocityField, nfe):
     """How many evaluations of the field `nfe` evaluations of the network pay for, after
-    those of `finish`; ValueError where not even one.
+    those of `denoise`; ValueError where not even one.
     """
-    final = 0 if self.reverse else self.flow.final_nfe
+    final = 0 if self.reverse else self.flow.denoise_nfe
     guided = " under guidance" * (self.cost > 1)
     if nfe < (least := self.cost * (1 + final)):
         raise ValueError(
@@ -353,7 +354,7 @@ def suits(
 
 # %% ../nbs/01_sampling.ipynb #ae0e0cde
 def own_sampler(
-    field,  # a `Field`, or what else has its `flow`, `cost` and `affords`
+    field,  # a `VelocityField`, or what else has its `flow`, `cost` and `step_budget`
     *,
     # what is asked for; None: it is not
     solver: str = None,
@@ -379,7 +380,7 @@ def own_sampler(
         )
     elif solver is None:
         name = own["solver"] if given or nfe is None or "nfe" in own else "heun"
-    steps = None if nfe is None else field.affords(nfe)
+    steps = None if nfe is None else field.step_budget(nfe)
     how = dict(rtol=1e-5, atol=1e-5) | given
     if how["rtol"] == how["atol"] == 0:
         raise ValueError("rtol: 0 with atol 0 allows no error at all; give one of them")
@@ -503,17 +504,17 @@ def integrate(
     compile: bool = False,
 ) -> Samples:  # the states at the other end
     "Carry given states along the field, from one end of the clock to the other."
-    field = Field(
+    field = VelocityField(
         flow, net, len(x0), labels, guidance, reverse, x0.device, precision, compile
     )
     how = own_sampler(field, solver=solver, nfe=nfe, rtol=rtol, atol=atol)
     run = get_solver(name := how.pop("solver"))
     field.precision = fine_enough(precision, name, how["rtol"], how["atol"])
     field.path = Path(field.times(path), x0) if path else None
-    with evaluating(net):
+    with eval_mode(net):
         x, t = run(field, x0, **how, rng=rng or Rng(seeds=sample_seeds(NOISE, len(x0))))
         if len(x0) and not reverse:
-            x = flow.finish(field.counted, x)
+            x = flow.denoise(field.counted, x)
     check_arrived(x, t, field.span[1])
     return Samples(
         x,
@@ -528,7 +529,7 @@ def integrate(
 
 # %% ../nbs/01_sampling.ipynb #108d69e0
 @contextmanager
-def evaluating(net):
+def eval_mode(net):
     """The network in evaluation mode, and back to what it was; a plain function passes
     through.
     """
@@ -571,8 +572,8 @@ class Path:
         )
         if not len(k):
             return
-        u = expand((t[k, 0] - t0[i]) / (t1 - t0)[i], x0)
-        h = expand((t1 - t0)[i], x0)
+        u = append_dims((t[k, 0] - t0[i]) / (t1 - t0)[i], x0)
+        h = append_dims((t1 - t0)[i], x0)
         self.x[k + 1, index[i]] = _hermite(
             u, h, x0[i], x1[i], *(None if v is None else v[i] for v in (v0, v1))
         )
@@ -664,7 +665,8 @@ def rk_step(
     k1: Tensor = None,  # the velocity at (x, t), when it is known already
 ):  # the new states, and the velocities of all stages
     "One explicit Runge–Kutta step: $x + h\\sum_i b_i k_i$."
-    hx, ks = h.to(x.dtype) if h.ndim == 0 else expand(h, x), []
+    hx = h.to(x.dtype) if h.ndim == 0 else append_dims(h, x)
+    ks = []
     mix = lambda ws: sum(w * k for w, k in zip(ws, ks) if w) * hx
     for ci, row in zip(tab.c, tab.a):
         ks.append(
@@ -675,11 +677,11 @@ def rk_step(
     return x + mix(tab.b), ks
 
 # %% ../nbs/01_sampling.ipynb #ceb5e91d
-def afford(field, nfe, need, name):
+def require_nfe(field, nfe, need, name):
     "ValueError where a budget does not pay for the first step."
     if nfe is None or nfe >= need:
         return
-    least = (need + (0 if field.reverse else field.flow.final_nfe)) * field.cost
+    least = (need + (0 if field.reverse else field.flow.denoise_nfe)) * field.cost
     raise ValueError(
         f"nfe: it pays for {nfe} of the {need} network calls that the first step of "
         f"{name} takes; give {least} or more"
@@ -692,7 +694,7 @@ OWN_TIME = (lambda t: t, lambda u: u, torch.ones_like)
 
 def fixed(
     tab: Tableau,  # which method
-    field: Field,  # what to follow
+    field: VelocityField,  # what to follow
     x: Tensor,  # (n, *shape) starts
     nfe: int = None,  # evaluations a sample; None is 100
     name: str = "this method",  # for the error message
@@ -702,7 +704,7 @@ def fixed(
     """All steps of a grid that is even in the variable:
     $\\mathrm dx/\\mathrm du=v\\,\\mathrm dt/\\mathrm du$.
     """
-    afford(field, nfe, len(tab.b), name)
+    require_nfe(field, nfe, len(tab.b), name)
     ts = field.times((100 if nfe is None else nfe) // len(tab.b))
     (to, back, slope) = variable or OWN_TIME
     f = lambda x, u: slope(u).to(x.dtype) * field(x, back(u))
@@ -747,7 +749,7 @@ def first_step(
         max=abs(span)
     )
     h = h0.double() * math.copysign(1, span)
-    d2 = rms((field(x + expand(h, x) * k, t + h) - k) / scale) / h0
+    d2 = rms((field(x + append_dims(h, x) * k, t + h) - k) / scale) / h0
     h1 = torch.where(
         torch.maximum(d1, d2) < 1e-15,
         (h0 * 1e-3).clamp(min=1e-6),
@@ -762,7 +764,7 @@ def attempt(field, x, t, h, k1, rtol, atol):
     """
     new, ks = rk_step(field, DOPRI5, x, t, h, k1)
     err = rms(
-        expand(h, x)
+        append_dims(h, x)
         * sum(w * k for w, k in zip(DOPRI5.e, ks) if w)
         / (atol + rtol * torch.maximum(x.abs(), new.abs()))
     )
@@ -781,7 +783,7 @@ def rk45(field, x, *, nfe=None, rtol=1e-5, atol=1e-5, rng=None):
     """Dormand–Prince 5(4) with a step size for each sample; stops each at `nfe`
     evaluations.
     """
-    afford(field, nfe, 8, "rk45")
+    require_nfe(field, nfe, 8, "rk45")
     (t0, t1), x = field.span, x.clone()
     t = x.new_full((len(x),), t0, dtype=torch.float64)
     last = x.new_ones(len(x), dtype=torch.float64)
@@ -814,7 +816,7 @@ def keep_steps(field, live, ok, x, t, k, new, v, end):
         t[live], x[live], torch.where(ok, end, torch.nan), new, k[live], v
     )
     for old, now in ((x, new), (t, end), (k, v)):
-        old[live] = torch.where(expand(ok, now).bool(), now, old[live])
+        old[live] = torch.where(append_dims(ok, now).bool(), now, old[live])
 
 
 def moving(t, end, stuck):
@@ -883,7 +885,7 @@ class _Batch:
 @solver("dopri5", adaptive=True)
 def dopri5(field, x, *, nfe=None, rtol=1e-5, atol=1e-5, rng=None):
     "torchdiffeq's Dormand–Prince 5(4), one step size for the whole batch."
-    afford(field, nfe, 8, "dopri5")
+    require_nfe(field, nfe, 8, "dopri5")
     f = _Batch(field, x, nfe)
     if f.t == f.end or not len(x):
         return x, f.end.expand(len(x))

@@ -6,8 +6,8 @@ import subprocess, sys
 import pytest, torch
 from PIL import Image
 from odeflow.data import as_bytes, Data, load_data, to_float
-from odeflow.flow import Gaussian, in_shares, rebuild, Rng
-from odeflow.sampling import Field, integrate, own_sampler, sample
+from odeflow.flow import Gaussian, in_shares, from_config, Rng
+from odeflow.sampling import VelocityField, integrate, own_sampler, sample
 from odeflow.metrics.distances import frechet_distance, memorised
 from odeflow.nets import MLP, net_digest
 from odeflow.poisson.pfgm import PFGM
@@ -17,7 +17,7 @@ from odeflow.poisson.prior import RadialPrior
 from odeflow.rectified.flow import RectifiedFlow
 from odeflow.rectified.coupling import draw_coupling
 from odeflow.rectified.reflow import distill, straightness
-from odeflow.presets import Member
+from odeflow.presets import TrainedFlow
 from odeflow.records import mixture, read_records, Results, write_result
 from odeflow.diffusion import VP
 from odeflow.likelihood import log_likelihood
@@ -86,7 +86,7 @@ def test_arguments_belong_to_a_network(tmp_path):
 
 def test_a_row_is_of_its_network(tmp_path):
     data = Data(points(200))
-    member = lambda net: Member("RF", False, RectifiedFlow(), net, None)
+    member = lambda net: TrainedFlow("RF", False, RectifiedFlow(), net, None)
     row = lambda f: Results(tmp_path, data, n=100).measure(
         member(f), solver="euler", nfe=4
     )["frechet"]
@@ -128,10 +128,10 @@ def test_constants_are_those_of_one_data_set(make):
     """
     a, b = Data(points(200)), Data(points(200, 5.0) + 20)
     flow = make().fit(a).fit(Data(points(200)))  # the same data
-    before = flow.describe()
+    before = flow.to_config()
     refused("constants from other data.*make a new flow", flow.fit, b)
-    assert flow.describe() == before
-    assert rebuild(before).describe() == before
+    assert flow.to_config() == before
+    assert from_config(before).to_config() == before
 
 
 def test_a_student_runs_in_its_own_steps(tmp_path):
@@ -158,8 +158,8 @@ def test_a_student_runs_in_its_own_steps(tmp_path):
     )
     four = RectifiedFlow(steps=4)
     assert (
-        own_sampler(Field(four, still, 1))["nfe"]
-        == own_sampler(Field(four, still, 1), nfe=4)["nfe"]
+        own_sampler(VelocityField(four, still, 1))["nfe"]
+        == own_sampler(VelocityField(four, still, 1), nfe=4)["nfe"]
         == 4
     )
     refused("a student of 4 Euler steps", sample, four, still, 2, (2,), nfe=2)
@@ -351,11 +351,11 @@ def test_another_prior_is_another_run(tmp_path):
         != Paired(Gaussian(9.0), data).digest()
         != data.digest()
     )
-    told = RectifiedFlow(prior=RadialPrior(3.0, 8)).describe()
-    assert rebuild(told, RadialPrior(3.0, 8)).describe() == told
+    told = RectifiedFlow(prior=RadialPrior(3.0, 8)).to_config()
+    assert from_config(told, RadialPrior(3.0, 8)).to_config() == told
     refused(
         "starts from RadialPrior.scale=3, D=8., not from RadialPrior.scale=4",
-        rebuild,
+        from_config,
         told,
         RadialPrior(4.0, 8),
     )
@@ -433,9 +433,12 @@ def test_a_run_that_goes_on_is_its_newest_state(tmp_path):
     first = Pipeline.from_pretrained(out).net
     t = module.Trainer(RectifiedFlow(), mlp(), data, out, steps(9), device="cpu")
     t.restore()
-    tick = t.tick
+    sync = t.sync_stop
     # SIGTERM in the fifth step
-    t.tick = lambda stop: (stop.extend([15] * (t.step == 5 and not stop)), tick(stop))
+    t.sync_stop = lambda stop: (
+        stop.extend([15] * (t.step == 5 and not stop)),
+        sync(stop),
+    )
     pytest.raises(SystemExit, t.run, progress=False)
     now = Pipeline.from_pretrained(out)
     assert all(

@@ -68,7 +68,7 @@ def net(flow, **kwargs):
         mults=(1, 2),
         blocks=1,
         attention=(4,),
-        extra=flow.extra,
+        extra_channels=flow.extra_channels,
         **kwargs,
     )
 
@@ -95,7 +95,7 @@ def test_a_run_with_sampling(flow, tmp_path):
     )
     trained = programs()
     assert trained == 2, "a training step, and a preview"
-    how = recipe.asks("heun", nfe=6 + flow.final_nfe)
+    how = recipe.asks("heun", nfe=6 + flow.denoise_nfe)
     draw_coupling(
         flow,
         done.net,

@@ -83,7 +83,13 @@ def training(name, out, accumulate=1):
     net = (
         UNet((1, 8, 8), channels=8, mults=(1,), blocks=1, classes=data.classes)
         if len(data.shape) == 3
-        else MLP((2,), width=16, depth=1, classes=data.classes, extra=flow.extra)
+        else MLP(
+            (2,),
+            width=16,
+            depth=1,
+            classes=data.classes,
+            extra_channels=flow.extra_channels,
+        )
     )
     train(
         flow,

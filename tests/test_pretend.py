@@ -61,7 +61,11 @@ def made(name, data=POINTS):
     torch.manual_seed(0)
     flow = SYSTEMS[name]().fit(data)
     return flow, MLP(
-        (2,), width=16, depth=1, classes=data.classes, extra=flow.extra
+        (2,),
+        width=16,
+        depth=1,
+        classes=data.classes,
+        extra_channels=flow.extra_channels,
     ).requires_grad_(True)
 
 

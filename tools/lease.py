@@ -177,7 +177,7 @@ def small(flow, size):
         mults=(1, 2),
         blocks=1,
         attention=(8,),
-        extra=flow.extra,
+        extra_channels=flow.extra_channels,
     )
     for p in net.parameters():
         if not p.any():
@@ -261,7 +261,7 @@ def smoke(job):
         PFGMPP(D=128, field_batch=None),
     ):
         with_field = ", stable" * (
-            getattr(flow, "field_batch", 0) is None and flow.extra == 0
+            getattr(flow, "field_batch", 0) is None and flow.extra_channels == 0
         )
         part(
             f"gradient {type(flow).__name__} {getattr(flow, 'D', '')}{with_field}",
@@ -450,8 +450,8 @@ def plans(job, e):
     """
     rows, few = [], max(5, job.samples // 5)
     for m in e.members:
-        step = dict(solver="euler", nfe=1 + m.flow.final_nfe)
-        steps = dict(solver="heun", nfe=36 + m.flow.final_nfe)
+        step = dict(solver="euler", nfe=1 + m.flow.denoise_nfe)
+        steps = dict(solver="heun", nfe=36 + m.flow.denoise_nfe)
         full = dict(solver="rk45", rtol=1e-3, atol=1e-3)
         ways = (
             [(job.samples, step)]
@@ -467,7 +467,7 @@ def plans(job, e):
                 load_net(path).to(job.device),
                 cost,
                 few,
-                dict(solver="heun", nfe=36 + first.flow.final_nfe),
+                dict(solver="heun", nfe=36 + first.flow.denoise_nfe),
             )
         )
     return rows

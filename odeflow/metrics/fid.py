@@ -6,8 +6,8 @@ Docs: https://odeflow.github.io/odeflow/fid.html.md"""
 
 # %% auto #0
 __all__ = ['VERSION', 'ROUNDING', 'Reservoir', 'Statistics', 'statistics', 'statistics_path', 'reference_path', 'save_statistics',
-           'load_statistics', 'reference', 'pixel_moments', 'as_data', 'subset', 'alike', 'fid', 'numbers', 'story',
-           'measure']
+           'load_statistics', 'reference', 'pixel_moments', 'as_data', 'subset', 'alike', 'fid', 'numbers',
+           'provenance', 'measure']
 
 # %% ../../nbs/42_fid.ipynb #a8eb8b84
 from pathlib import Path
@@ -348,7 +348,7 @@ def numbers(
 ROUNDING = "samples clipped to [-1, 1], then rounded to the nearest of 256 levels; grey repeated to three channels"
 
 
-def story(net) -> dict:
+def provenance(net) -> dict:
     """What a number depends on besides its samples: code, weights, layer, rounding,
     device.
     """
@@ -411,6 +411,6 @@ def measure(
             "neighbours": 3,
             "seed": seed,
             "note": note,
-            **story(net),
+            **provenance(net),
         }
     )

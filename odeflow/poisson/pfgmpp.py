@@ -16,7 +16,7 @@ from scipy.special import gammaincinv
 import torch
 from torch import Tensor
 
-from ..flow import expand, flat, Flow, Gaussian, kept, Rng
+from ..flow import append_dims, flat, Flow, Gaussian, kept, Rng
 from .prior import RadialPrior
 from .pfgm import charges, held, large_batch
 
@@ -88,7 +88,7 @@ class PFGMPP(Flow):
     2023, section 4; Karras et al. 2022).
     """
 
-    final_nfe, sampler = 1, dict(solver="heun", nfe=35)
+    denoise_nfe, sampler = 1, dict(solver="heun", nfe=35)
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ def level(
 
 # %% ../../nbs/23_pfgmpp.ipynb #p029
 @patch
-def denoise(
+def denoiser(
     self: PFGMPP,
     net,  # `net(x, c)`
     x: Tensor,  # (B, *shape) states
@@ -171,7 +171,9 @@ def denoise(
     al. 2022, eq. 7).
     """
     skip, out, inp, c = precondition(self.level(x, sigma), self.sigma_data)
-    return expand(skip, x) * x + expand(out, x) * net(expand(inp, x) * x, c)
+    return append_dims(skip, x) * x + append_dims(out, x) * net(
+        append_dims(inp, x) * x, c
+    )
 
 
 @patch
@@ -179,12 +181,12 @@ def velocity(self: PFGMPP, net, x, t):
     """The field in $\\sigma$: $(x-D_\\theta(x,\\sigma))/\\sigma$ (Xu et al. 2023,
     section 4).
     """
-    return (x - self.denoise(net, x, t)) / expand(t, x)
+    return (x - self.denoiser(net, x, t)) / append_dims(t, x)
 
 
 @patch
-def finish(self: PFGMPP, net, x):
-    return self.denoise(net, x, x.new_full((len(x),), self.sigma_min))
+def denoise(self: PFGMPP, net, x):
+    return self.denoiser(net, x, x.new_full((len(x),), self.sigma_min))
 
 # %% ../../nbs/23_pfgmpp.ipynb #p031
 @patch
@@ -201,7 +203,7 @@ def perturb(
     if x0 is None:
         x0 = self.prior.sample(len(x1), tuple(x1.shape[1:]), rng)
     sigma = (self.p_mean + self.p_std * rng.normal(len(x1))).exp().to(x1)
-    return x1 + expand(sigma / self.sigma_max, x1) * x0.to(x1), sigma
+    return x1 + append_dims(sigma / self.sigma_max, x1) * x0.to(x1), sigma
 
 # %% ../../nbs/23_pfgmpp.ipynb #11cfbaa1
 @patch
@@ -239,7 +241,7 @@ def loss(self: PFGMPP, net, x1, rng, x0=None):
     x, sigma = self.perturb(x1, rng, x0)
     weight = 1 / precondition(self.level(x, sigma), self.sigma_data)[1] ** 2
     return weight * flat(
-        self.denoise(net, x, sigma) - self.target(x, sigma, x1, rng)
+        self.denoiser(net, x, sigma) - self.target(x, sigma, x1, rng)
     ).square().mean(1)
 
 # %% ../../nbs/23_pfgmpp.ipynb #p033
@@ -316,7 +318,9 @@ def marginal(self: PFGMPP, t):
 @patch
 def score(self: PFGMPP, v, x, t):
     return (
-        -v / expand(t, x) if self.D == math.inf else super(PFGMPP, self).score(v, x, t)
+        -v / append_dims(t, x)
+        if self.D == math.inf
+        else super(PFGMPP, self).score(v, x, t)
     )
 
 

@@ -16,7 +16,7 @@ from scipy.special import betainc, gammainc, gammaincc, gammainccinv, gammaincin
 import torch
 from torch import Tensor
 
-from ..flow import expand, flat, Flow, Rng
+from ..flow import append_dims, flat, Flow, Rng
 from .field import poisson_field
 
 # %% ../../nbs/21_prior.ipynb #c006
@@ -101,7 +101,7 @@ class RadialPrior:
         g = rng.normal(n, shape)
         if self.D == math.inf:
             return self.scale * g
-        return g * expand(
+        return g * append_dims(
             self.scale * (self.D / (2 * rng.gamma(self.D / 2, n))).sqrt(), g
         )
 
@@ -143,7 +143,7 @@ def gaussian(
     half = np.where(
         within < 0.5, gammaincinv(N / 2, within), gammainccinv(N / 2, beyond)
     )
-    return x * expand(
+    return x * append_dims(
         torch.from_numpy(np.sqrt(2 * half)).to(R) / R.clamp(min=1e-300), x
     )
 

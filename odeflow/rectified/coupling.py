@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from ..flow import Flow, in_shares, onto, prior_name
 from ..sampling import sample
-from ..distributed import main_process, together, wait
-from ..runs import claim_folder, replacing, write_atomic, writing
+from ..distributed import main_process, map_processes, wait
+from ..runs import prepare_run_dir, replacing, write_atomic, writing
 from ..data import Data
 from ..nets import net_digest, own_labels
 
@@ -96,35 +96,36 @@ class Coupling:
         folder,  # that `draw_coupling` wrote
     ):
         self.folder = Path(folder)
-        facts = _facts(folder)
-        if facts is None:
+        metadata = _metadata(folder)
+        if metadata is None:
             raise FileNotFoundError(
                 f"folder: '{folder}' holds no coupling; draw one with draw_coupling"
             )
-        if facts["done"] < facts["n"]:
+        if metadata["done"] < metadata["n"]:
             raise ValueError(
-                f"folder: '{folder}' holds {facts['done']} of {facts['n']} pairs; "
+                f"folder: '{folder}' holds {metadata['done']} of {metadata['n']} "
+                "pairs; "
                 "call draw_coupling again to complete it"
             )
         with warnings.catch_warnings():
             # torch's, that the pairs cannot be changed
             warnings.simplefilter("ignore", UserWarning)
             self.x0, self.x1 = (
-                torch.from_numpy(_mapped(folder, k, facts)) for k in ("x0", "x1")
+                torch.from_numpy(_mapped(folder, k, metadata)) for k in ("x0", "x1")
             )
-        story = facts["story"]
-        self.shape = tuple(facts["shape"])
-        self.facts = facts
-        self.classes = story.get("classes", 0)
+        provenance = metadata["provenance"]
+        self.shape = tuple(metadata["shape"])
+        self.metadata = metadata
+        self.classes = provenance.get("classes", 0)
         self.name = self.folder.name
-        self.names = story.get("names", ())
-        self.shares = story.get("shares") or [1.0] * self.classes
-        self.prior = story.get("prior")  # by name
-        self.y = in_shares(self.shares, facts["n"]) if self.classes else None
+        self.names = provenance.get("names", ())
+        self.shares = provenance.get("shares") or [1.0] * self.classes
+        self.prior = provenance.get("prior")  # by name
+        self.y = in_shares(self.shares, metadata["n"]) if self.classes else None
         self.device = torch.device("cpu")
 
     def __len__(self):
-        return self.facts["n"]
+        return self.metadata["n"]
 
 # %% ../../nbs/31_coupling.ipynb #761d7b34
 @patch
@@ -157,30 +158,32 @@ def batch(self: Coupling, index, rng=None):
 def digest(self: Coupling):
     "A digest of whose pairs these are and how they were drawn."
     return hashlib.sha256(
-        json.dumps(self.facts["story"], sort_keys=True).encode()
+        json.dumps(self.metadata["provenance"], sort_keys=True).encode()
     ).hexdigest()[:16]
 
 # %% ../../nbs/31_coupling.ipynb #5b2ef7d9
-def _facts(folder):
+def _metadata(folder):
     path = Path(folder) / "coupling.json"
     if not path.exists():
         return None
     try:
-        facts = json.loads(path.read_text())
-        return {k: facts[k] for k in ("n", "shape", "story", "done", "evaluations")}
+        metadata = json.loads(path.read_text())
+        return {
+            k: metadata[k] for k in ("n", "shape", "provenance", "done", "evaluations")
+        }
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(
             f"coupling: '{path}' is damaged ({e}); delete the folder and draw again"
         ) from None
 
 
-def _mapped(folder, name, facts):
+def _mapped(folder, name, metadata):
     """One of the two arrays, to be read; created before the first pair is there, never
     unpickled.
     """
     path = Path(folder) / f"{name}.npy"
-    shape = (facts["n"], *facts["shape"])
-    if not facts["done"]:
+    shape = (metadata["n"], *metadata["shape"])
+    if not metadata["done"]:
         with replacing(path) as part:
             np.lib.format.open_memmap(part, "w+", np.float32, shape)
     try:
@@ -231,13 +234,13 @@ def draw_coupling(
         if classes
         else {}
     )
-    facts = _begin(
+    metadata = _begin(
         folder,
         dict(
             n=n,
             shape=list(shape),
-            story=dict(
-                flow=flow.describe(),
+            provenance=dict(
+                flow=flow.to_config(),
                 prior=prior_name(flow.latent_prior),
                 net=net_digest(net, shape),
                 classes=classes,
@@ -248,7 +251,7 @@ def draw_coupling(
         ),
     )
     arrays = (
-        [_mapped(folder, k, facts) for k in ("x0", "x1")] if main_process() else None
+        [_mapped(folder, k, metadata) for k in ("x0", "x1")] if main_process() else None
     )
 
     def piece(i, j):
@@ -271,8 +274,8 @@ def draw_coupling(
             int(out.nfe.sum()),
         )
 
-    for ends in _pieces(facts["done"], n, batch, Path(folder).name, progress):
-        _keep(folder, facts, arrays, together(lambda ij: piece(*ij), ends))
+    for ends in _pieces(metadata["done"], n, batch, Path(folder).name, progress):
+        _keep(folder, metadata, arrays, map_processes(lambda ij: piece(*ij), ends))
     return Coupling(folder)
 
 # %% ../../nbs/31_coupling.ipynb #f6d24a49
@@ -307,7 +310,7 @@ def _put(a, i, x):
         os.fsync(f.fileno())
 
 
-def _keep(folder, facts, arrays, pieces):
+def _keep(folder, metadata, arrays, pieces):
     """Write pieces, and count their pairs as done once they are on disk; the other
     processes wait for the one that writes.
     """
@@ -315,11 +318,11 @@ def _keep(folder, facts, arrays, pieces):
         for i, _, x0, x1, _ in pieces:
             _put(arrays[0], i, x0)
             _put(arrays[1], i, x1)
-        facts |= {
+        metadata |= {
             "done": pieces[-1][1],
-            "evaluations": facts["evaluations"] + sum(p[-1] for p in pieces),
+            "evaluations": metadata["evaluations"] + sum(p[-1] for p in pieces),
         }
-        write_atomic(Path(folder) / "coupling.json", json.dumps(facts).encode())
+        write_atomic(Path(folder) / "coupling.json", json.dumps(metadata).encode())
     wait()
 
 # %% ../../nbs/31_coupling.ipynb #16734992
@@ -328,14 +331,14 @@ def _pair_seeds(seed, i, j):
 
 
 def _begin(folder, asked):
-    """The facts of a coupling begun here before, which must be the one asked for, or
+    """The metadata of a coupling begun here before, which must be the one asked for, or
     fresh ones.
     """
-    facts = _facts(claim_folder(folder, True))
-    if facts is None:
+    metadata = _metadata(prepare_run_dir(folder, True))
+    if metadata is None:
         return {**asked, "done": 0, "evaluations": 0}
-    of = lambda f: {"n": f["n"], "shape": f["shape"], **f["story"]}
-    was, now = of(facts), of(json.loads(json.dumps(asked)))
+    of = lambda f: {"n": f["n"], "shape": f["shape"], **f["provenance"]}
+    was, now = of(metadata), of(json.loads(json.dumps(asked)))
     diff = ", ".join(
         f"{k} was {was.get(k)}, now {now.get(k)}"
         for k in {**was, **now}
@@ -345,4 +348,4 @@ def _begin(folder, asked):
         raise ValueError(
             f"folder: '{folder}' holds another coupling ({diff}); give another folder"
         )
-    return facts
+    return metadata

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 import torch
 from torch import Tensor
 
-from ..flow import expand, flat, Flow, Gaussian
+from ..flow import append_dims, flat, Flow, Gaussian
 
 # %% ../../nbs/30_rectified.ipynb #4534acdf
 def uniform(n, rng):
@@ -88,7 +88,7 @@ class RectifiedFlow(Flow):
             else TIMES[self.time](n, rng)
         )
         t = t.to(x1)
-        s = expand(t, x1)
+        s = append_dims(t, x1)
         x = s * x1 + (1 - s) * x0
         return self.misfit(net(x, t) - (x1 - x0), x)
 

@@ -7,7 +7,7 @@ import copy, statistics
 import pytest, torch
 from measure import in_turns, ratio
 from odeflow.data import Data, load_data
-from odeflow.flow import expand
+from odeflow.flow import append_dims
 from odeflow.nets import UNet
 from odeflow.rectified.flow import RectifiedFlow
 from odeflow.training import Recipe, Trainer
@@ -23,7 +23,10 @@ def bare_loop(net, data, batch):
         x1 = x[torch.randint(len(x), (batch,))]
         x0, t = torch.randn_like(x1), torch.rand(batch)
         loss = (
-            (net(expand(t, x1) * x1 + (1 - expand(t, x1)) * x0, t) - (x1 - x0))
+            (
+                net(append_dims(t, x1) * x1 + (1 - append_dims(t, x1)) * x0, t)
+                - (x1 - x0)
+            )
             .square()
             .mean()
         )

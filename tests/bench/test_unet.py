@@ -9,7 +9,7 @@ from torch.nn.functional import mse_loss
 from measure import awake, in_turns, ratio
 from peers import WIDTHS, diffusers, torchcfm
 from odeflow.data import load_data
-from odeflow.flow import expand, Rng
+from odeflow.flow import append_dims, Rng
 from odeflow.nets import UNet
 
 OURS = {
@@ -214,7 +214,7 @@ def test_equal_images(lr, record, benchmark, size="quarter", batch=16, seed=1):
                 flow_step(
                     nets[name],
                     opts[name],
-                    expand(t, x1) * x1 + (1 - expand(t, x1)) * x0,
+                    append_dims(t, x1) * x1 + (1 - append_dims(t, x1)) * x0,
                     t,
                     x1 - x0,
                     lr * min(1, (step + 1) / 50),
