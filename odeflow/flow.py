@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ._moved import look_up
+
 # %% ../nbs/00_flow.ipynb #4c9d820e
 def _generator(seed, device="cpu"):
     return torch.Generator(device).manual_seed(int(seed))
@@ -242,7 +244,9 @@ class Flow:
     # how `sample` goes unless told: tolerances, or a fixed `nfe`
     sampler = dict(solver="rk45", rtol=1e-3, atol=1e-3)
     # digest of the data that the constants come from
-    _data: str | None = field(default=None, init=False, repr=False, metadata=NO_CONSTANT)
+    _data: str | None = field(
+        default=None, init=False, repr=False, metadata=NO_CONSTANT
+    )
 
     def __init_subclass__(cls):
         FLOWS[cls.__name__] = cls
@@ -467,3 +471,7 @@ def kept(
             return new
         copies[where] = new
     return copies[where]
+
+# %% ../nbs/00_flow.ipynb #f10a0006
+if __name__ == "odeflow.flow":  # names that have moved, until the next release
+    __getattr__ = look_up("flow", ("sampling",))

@@ -1,0 +1,5 @@
+"Poisson flow: data as charges, points that follow their field."
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
