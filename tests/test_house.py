@@ -6,6 +6,7 @@ import ast, configparser, importlib, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
+from house import arrows, length, methods, pages, parts, read, upward
 from nbdev.config import get_config
 from website import ROOT, readme, with_numbers
 
@@ -59,8 +60,8 @@ def call(*args, cwd, **env):
 
 @pytest.fixture
 def copy(tmp_path):
-    """The notebooks and the settings in a folder of their own, with a package that
-    holds nothing but its __init__.
+    """The notebooks and the settings in a folder of their own, with a package of
+    nothing but what is written by hand.
     """
     shutil.copytree(
         ROOT / "nbs",
@@ -68,15 +69,22 @@ def copy(tmp_path):
         symlinks=True,
         ignore=shutil.ignore_patterns(".*"),
     )
-    (tmp_path / "odeflow").mkdir()
-    for f in ("pyproject.toml", "README.md", "odeflow/__init__.py"):
+    for f in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / f, tmp_path / f)
+    for f in (ROOT / "odeflow").rglob("*.py"):  # what is written by hand
+        if f.name[0] == "_" and f.name != "_modidx.py":
+            to = tmp_path / f.relative_to(ROOT)
+            to.parent.mkdir(exist_ok=True)
+            shutil.copy(f, to)
     return tmp_path
 
 
 def changed(copy, glob):
     "Names of files that differ between the copy and the project."
-    a, b = ({f.name: f.read_bytes() for f in base.glob(glob)} for base in (copy, ROOT))
+    a, b = (
+        {f.relative_to(base): f.read_bytes() for f in base.glob(glob)}
+        for base in (copy, ROOT)
+    )
     return sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k))
 
 
@@ -84,7 +92,7 @@ def test_export_drift(copy):
     run = call(BIN / "nbdev_export", cwd=copy)
     assert run.returncode == 0, run.stderr
     drift = (
-        changed(copy, "odeflow/*.py")
+        changed(copy, "odeflow/**/*.py")
         + changed(copy, "pyproject.toml")
         + changed(copy, "nbs/llms.txt")
     )
@@ -228,15 +236,29 @@ def test_executed(path):
     )
 
 
-@each_chapter
-def test_exported_cells_are_small(path):
-    lines = {
-        src: sum(not l.startswith("#|") for l in src.strip().splitlines())
-        for _, src in code(path)
-        if exported(src)
-    }
-    names = lambda src: ", ".join(n.name for n in tree(src).body if hasattr(n, "name"))
-    assert [f"{names(src)}: {n} lines" for src, n in lines.items() if n > 25] == []
+def test_parts_can_be_read():
+    """No function or method is longer than 40 lines of code, no class than 80 in all,
+    and few methods are patched onto a class.
+    """
+    found = {f"{m}.{k}": n for m, s in read().items() for k, n in parts(s)}
+    most = lambda name: 80 if name.rpartition(".")[2][0].isupper() else 40
+    assert {name: n for name, n in found.items() if n > most(name)} == {}
+    inside, patched = map(sum, zip(*map(methods, read().values())))
+    assert patched <= 0.1 * inside
+
+
+def test_length():
+    source = """def f(
+    a,  # first
+    b,  # second
+):
+    "What it is."
+    # why
+
+    c = a + b
+    return c
+"""
+    assert length(ast.parse(source).body[0], source) == 3
 
 
 def test_prose_and_code(capsys):
@@ -269,13 +291,11 @@ def test_title_cell(path):
     """
     first = "".join(cells(path)[0]["source"]).strip()
     assert re.fullmatch(r"# .+\n\n> .+(\n- \w+: .+)*", first), first
-    assert f"#| default_exp {path.stem.split('_', 1)[1]}" in [
-        src.strip() for _, src in code(path)
-    ]
+    assert path.stem.split("_", 1)[1] in dict(pages())[path].split(".")
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "odeflow").glob("[!_]*.py")), ids=lambda p: p.stem
+    "path", sorted((ROOT / "odeflow").rglob("[!_]*.py")), ids=lambda p: p.stem
 )
 def test_docstrings(path):
     body = ast.parse(path.read_text(encoding="utf-8")).body
@@ -294,33 +314,115 @@ def test_docstrings(path):
     assert bare == [], f"no docstring: {bare}"
 
 
-@each_chapter
-def test_reading_order(path):
-    """What a chapter exports imports only from chapters before it; its examples may
-    look ahead, to measure.
-    """
-    number = {f.stem.split("_", 1)[1]: int(f.name.split("_")[0]) for f in CHAPTERS}
-    found = [
-        n
-        for _, src in code(path)
-        if exported(src)
-        for n in ast.walk(tree(src))
-        if isinstance(n, (ast.Import, ast.ImportFrom))
-    ]
-    names = {
-        m
-        for n in found
-        if isinstance(n, ast.ImportFrom) and n.module
-        for m in (
-            [n.module] if "." in n.module else [f"{n.module}.{a.name}" for a in n.names]
-        )
+def test_reading_order():
+    "A module imports only from those that are read before it."
+    sources = read()
+    assert [*upward(sources, [*sources])] == []
+    assert {f"{m.replace('.', '/')}.py" for m in sources} == {
+        f.relative_to(ROOT / "odeflow").as_posix()
+        for f in (ROOT / "odeflow").rglob("[!_]*.py")
     }
-    names |= {a.name for n in found if isinstance(n, ast.Import) for a in n.names}
-    ours = {m.split(".")[1] for m in names if m.startswith("odeflow.")}
-    assert not any(isinstance(n, ast.ImportFrom) and n.level for n in found), (
-        "a relative import"
-    )
-    assert [m for m in ours if number.get(m, 99) >= int(path.name.split("_")[0])] == []
+
+
+UP = [("low", "part.high")]
+
+
+@pytest.mark.parametrize(
+    "line, found",
+    [
+        ("from .part.high import f", UP),
+        ("import odeflow.part.high", UP),
+        ("from odeflow.part import high", UP),
+        ("from .part import high as h", UP),
+        ("def f():\n    from .part import high", UP),
+        ("import importlib\nimportlib.import_module('odeflow.part.high')", UP),
+        ("def f(name): return __import__(name)", [("low", "?")]),
+        ("def f(name): exec(name)", [("low", "?")]),
+        ("from .low import g", [("low", "low")]),
+        ("import json, torch", []),
+    ],
+)
+def test_arrows_upward_are_found(line, found):
+    "Whatever its form; a circle has at least one."
+    sources = {"low": line, "part.high": "from ..low import f\nfrom . import low"}
+    assert [*dict.fromkeys(upward(sources, ["low", "part.high"]))] == found
+    assert [*arrows("from ..low import f", "part.high")][0] == "odeflow.low"
+
+
+def test_the_house_is_shown():
+    "The tree that the first chapter prints is the one on disk."
+    (cell,) = [c for c, src in code(CHAPTERS[0]) if 'tree, part = ["odeflow/"]' in src]
+    printed = "".join(cell["outputs"][0]["text"]).splitlines()
+    room, shown = "", []
+    for line in printed[1:]:
+        name = line.split()[0]
+        room = name if name.endswith("/") else room if line[:8].isspace() else ""
+        if name.endswith(".py"):
+            shown.append((room + name)[:-3].replace("/", "."))
+    assert shown == [m for _, m in pages()]
+
+
+def test_lint_and_format():
+    "ruff: what is wrong, and one format, for notebooks and scripts alike."
+    for what in (["check"], ["format", "--check"]):
+        run = call(BIN / "ruff", *what, "--no-cache", "--quiet", ".", cwd=ROOT)
+        assert run.returncode == 0, run.stdout[-3000:] + run.stderr
+
+
+def test_types():
+    run = call(BIN / "mypy", "--no-error-summary", cwd=ROOT)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr
+
+
+def test_one_face():
+    "Every public name is there, and none is loaded before it is used."
+    look = """
+import sys, odeflow
+assert not {"torch", "numpy", "matplotlib"} & sys.modules.keys()
+for name in dir(odeflow):
+    assert getattr(odeflow, name) is not None
+from odeflow import metrics, poisson, rectified
+print(len(dir(odeflow)), rectified.RectifiedFlow.__module__, metrics.fid.__module__)
+"""
+    run = call(sys.executable, "-W", "error", "-c", look, cwd=ROOT)
+    assert run.stdout.split()[1:] == [
+        "odeflow.rectified.flow",
+        "odeflow.metrics.evaluation",
+    ], run.stderr
+    assert int(run.stdout.split()[0]) > 60
+
+
+@pytest.mark.parametrize(
+    "old, name",
+    [
+        ("flow", "sample"),
+        ("sde", "VP"),
+        ("pfgm", "PFGM"),
+        ("pfgmpp", "PFGMPP"),
+        ("field", "poisson_field"),
+        ("prior", "sample_prior"),
+        ("reflow", "straightness"),
+        ("train", "train"),
+        ("solve", "log_likelihood"),
+        ("report", "table"),
+        ("transfer", "FeatureFlow"),
+    ],
+)
+def test_paths_of_the_first_release(old, name):
+    "They work, and say where the name lives now."
+    with pytest.warns(FutureWarning, match=f"odeflow.{old}.{name} has moved to"):
+        assert callable(getattr(importlib.import_module(f"odeflow.{old}"), name))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        importlib.import_module(f"odeflow.{old}").nothing
+
+
+def test_nbdev_commands_without_nbdev():
+    "A user who has no nbdev gets a sentence, not a traceback."
+    for name in [k for k in PROJECT["project"]["scripts"] if k.startswith("nbdev_")]:
+        look = f"import sys; sys.modules['nbdev'] = None; from odeflow._nbdev import {name}; {name}()"
+        run = call(sys.executable, "-c", look, cwd=ROOT)
+        said = f"{name}: nbdev is not installed; it comes with"
+        assert run.returncode == 1 and run.stderr.startswith(said), run.stderr
 
 
 def test_no_machine_in_the_project():
