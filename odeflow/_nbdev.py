@@ -1,4 +1,4 @@
-"""nbdev's commands under the names that people type; a sentence where nbdev is missing."""
+"""nbdev's commands by the names that people type, or a sentence without nbdev."""
 
 import importlib
 import sys
