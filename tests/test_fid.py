@@ -28,8 +28,8 @@ needs_weights = pytest.mark.skipif(
     not inception_weights().exists(),
     reason=f"the FID network's weights are not at {inception_weights().name} in "
     "torch.hub's checkpoints; "
-    "torch-fidelity downloads them there: python -c 'from odeflow.metrics import "
-    "Inception; Inception()'",
+    "torch-fidelity downloads them there: python -c 'from "
+    "odeflow.metrics.features import Inception; Inception()'",
 )
 
 

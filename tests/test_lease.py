@@ -229,18 +229,19 @@ def test_a_damaged_part_is_named(tmp_path, capsys, monkeypatch):
 def test_a_checkout_that_is_not_installed(monkeypatch):
     "Records name the version where the package has no metadata."
     import odeflow
-    from odeflow import metrics, report
+    from odeflow import runs
+    from odeflow.metrics import features
 
     def version(package):
         if package == "odeflow":
             raise PackageNotFoundError(package)
         return "1"
 
-    for module in (metrics, report):
+    for module in (features, runs):
         monkeypatch.setattr(module, "version", version)
     assert (
-        report.environment()["odeflow"] == odeflow.__version__
-        and odeflow.__version__ in metrics.DigitsFeatures().code
+        runs.environment()["odeflow"] == odeflow.__version__
+        and odeflow.__version__ in features.DigitsFeatures().code
     )
 
 

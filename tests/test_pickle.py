@@ -6,8 +6,8 @@ import ast, io, os, pickle, sys
 from pathlib import Path
 
 import numpy as np, pytest, torch
-from odeflow import metrics
 from odeflow.data import Data, digits, load_data
+from odeflow.metrics import features, fid
 from odeflow.nets import load_net, MLP
 from odeflow.pipeline import Pipeline, pretrained
 from odeflow.rectified.flow import RectifiedFlow
@@ -83,9 +83,9 @@ def good(tmp_path_factory):
 def statistics(folder=None):
     "The remembered statistics of some digits; where they lie."
     data = Data(digits().x[:20], name="some digits")
-    net = metrics.DigitsFeatures()
-    metrics.reference(data, net, keep=10)
-    return metrics.reference_path(data, net, 10, 0)
+    net = features.DigitsFeatures()
+    fid.reference(data, net, keep=10)
+    return fid.reference_path(data, net, 10, 0)
 
 
 # name: (the file, how it is read, what is said)
@@ -138,7 +138,7 @@ READ = {
     ),
     "FID network": (
         "fid.pth",
-        lambda d: metrics.load_inception(["2048"], d / "fid.pth"),
+        lambda d: features.load_inception(["2048"], d / "fid.pth"),
         "the FID network's could not be read",
     ),
 }
@@ -192,14 +192,14 @@ def test_classifier_and_statistics(tmp_path, monkeypatch, capsys, kind):
     path.write_bytes(blob)
     assert statistics() == path and path.read_bytes() == before
     assert f"statistics: '{path}' is damaged (" in capsys.readouterr().err
-    monkeypatch.setattr(metrics, "SHIPPED", tmp_path / "classifier.safetensors")
-    metrics.SHIPPED.write_bytes(blob)
-    metrics.classifier.cache_clear()
+    monkeypatch.setattr(features, "SHIPPED", tmp_path / "classifier.safetensors")
+    features.SHIPPED.write_bytes(blob)
+    features.classifier.cache_clear()
     with pytest.raises(
         ValueError, match="classifier.safetensors' is damaged .*; install odeflow again"
     ):
-        metrics.classify(torch.zeros(1, 1, 8, 8))
-    metrics.classifier.cache_clear()
+        features.classify(torch.zeros(1, 1, 8, 8))
+    features.classifier.cache_clear()
     assert not marker.exists()
 
 
@@ -257,7 +257,7 @@ def test_good_files_need_no_pickle(good, monkeypatch):
             Coupling(good / "coupling"),
             load_data(good / "set.npz"),
             statistics(),
-            metrics.classifier.__wrapped__(),
+            features.classifier.__wrapped__(),
             digits(),
         )
         for name in pretrained():
@@ -278,7 +278,7 @@ def test_source():
     once, for the FID network, with weights_only=True.
     """
     loads, bad = [], []
-    for path in sorted((ROOT / "odeflow").glob("*.py")):
+    for path in sorted((ROOT / "odeflow").rglob("*.py")):
         for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = (
                 [a.name for a in n.names]
@@ -312,4 +312,4 @@ def test_source():
                 or given.get("allow_pickle", "False") != "False"
             ):
                 bad.append((path.name, called))
-    assert bad == [] and loads == [("metrics.py", "True")]
+    assert bad == [] and loads == [("features.py", "True")]

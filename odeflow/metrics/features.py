@@ -6,19 +6,19 @@ Docs: https://odeflow.github.io/odeflow/features.html.md"""
 
 # %% auto #0
 __all__ = ['SHIPPED', 'WEIGHTS', 'LAYERS', 'digits_split', 'DigitsClassifier', 'train_classifier', 'ship_classifier',
-           'classifier', 'classifier_features', 'classify', 'inception_weights', 'load_inception', 'Inception',
-           'DigitsFeatures']
+           'classifier', 'classifier_features', 'classify', 'inception_weights', 'load_inception', 'FeatureNetwork',
+           'Inception', 'DigitsFeatures']
 
 # %% ../../nbs/41_features.ipynb #e699d40a
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 import torch
-from fastcore.basics import patch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
@@ -28,12 +28,16 @@ from ..runs import sha16, write_atomic
 from ..data import as_bytes, Data, digits, to_float
 
 # %% ../../nbs/41_features.ipynb #43ed40a0
-def digits_split() -> tuple:  # 1,198 for training, 599 held out
+def digits_split() -> tuple[Data, Data]:  # 1,198 for training, 599 held out
     "The digits in two parts, always the same."
     d = digits()
+    assert d.y is not None
     p = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
-    return Data(d.x[p[:1198]], d.y[p[:1198]], "digits/train"), Data(
-        d.x[p[1198:]], d.y[p[1198:]], "digits/held out"
+    train = p[:1198]
+    held_out = p[1198:]
+    return (
+        Data(d.x[train], d.y[train], "digits/train"),
+        Data(d.x[held_out], d.y[held_out], "digits/held out"),
     )
 
 # %% ../../nbs/41_features.ipynb #fe63ec20
@@ -42,9 +46,14 @@ class DigitsClassifier(nn.Module):
     64) and logits (n, 10).
     """
 
+    scale: Tensor  # () of the features, over the training set
+
     def __init__(self):
         super().__init__()
-        conv = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.SiLU())
+
+        def conv(i, o):
+            return nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.SiLU())
+
         self.body = nn.Sequential(
             conv(1, 32),
             conv(32, 32),
@@ -56,10 +65,12 @@ class DigitsClassifier(nn.Module):
             nn.SiLU(),
         )
         self.head = nn.Linear(64, 10)
-        # of the features, over the training set
         self.register_buffer("scale", torch.ones(()))
 
-    def forward(self, x):
+    def forward(
+        self,
+        x: Tensor,  # (n, 1, 8, 8) in [-1, 1]
+    ) -> tuple[Tensor, Tensor]:  # features (n, 64), logits (n, 10)
         f = self.body(x)
         return f / self.scale, self.head(f)
 
@@ -71,21 +82,23 @@ def train_classifier(
     seed: int = 0,  # of initial weights and batches
 ) -> DigitsClassifier:  # in evaluation mode
     "A classifier of digits, trained."
+    assert data.y is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net, batches = DigitsClassifier(), len(data) // 64
+        net = DigitsClassifier()
+        batches = len(data) // 64
         opt = torch.optim.AdamW(net.parameters())
         rate = torch.optim.lr_scheduler.OneCycleLR(
             opt, 5e-3, total_steps=epochs * batches
         )
-        for i in (
-            i for _ in range(epochs) for i in torch.randperm(len(data)).chunk(batches)
-        ):
-            loss = F.cross_entropy(net(to_float(data.x[i]))[1], data.y[i])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            rate.step()
+        for _ in range(epochs):
+            for i in torch.randperm(len(data)).chunk(batches):
+                _, logits = net(to_float(data.x[i]))
+                loss = F.cross_entropy(logits, data.y[i])
+                opt.zero_grad()
+                loss.backward()
+                opt.step()
+                rate.step()
         net.scale.copy_(net.body(to_float(data.x)).var(0).mean().sqrt())
     return net.requires_grad_(False).eval()
 
@@ -97,15 +110,10 @@ def ship_classifier(
     path=None,  # of the file; None is the one in the package
 ):
     "Train the classifier and write the file that the package ships."
-    write_atomic(
-        path or SHIPPED,
-        save(
-            {
-                k: v.half()
-                for k, v in train_classifier(digits_split()[0]).state_dict().items()
-            }
-        ),
-    )
+    train, _ = digits_split()
+    state = train_classifier(train).state_dict()
+    half = {k: v.half() for k, v in state.items()}
+    write_atomic(path or SHIPPED, save(half))
 
 # %% ../../nbs/41_features.ipynb #f45db4e1
 @lru_cache
@@ -113,16 +121,18 @@ def classifier() -> DigitsClassifier:  # on the CPU
     "The shipped classifier."
     net = DigitsClassifier()
     try:
-        net.load_state_dict({k: v.float() for k, v in load_file(SHIPPED).items()})
+        state = load_file(SHIPPED)
+        net.load_state_dict({k: v.float() for k, v in state.items()})
     except (SafetensorError, RuntimeError) as e:
+        why = " ".join(str(e).split())[:200]
         raise ValueError(
-            f"weights: '{SHIPPED}' is damaged ({' '.join(str(e).split())[:200]}); "
-            "install odeflow again"
+            f"weights: '{SHIPPED}' is damaged ({why}); install odeflow again"
         ) from None
     return net.requires_grad_(False).eval()
 
 # %% ../../nbs/41_features.ipynb #bf0e590c
-def _digits_in(x):
+def _digits_in(x) -> Tensor:  # (n, 1, 8, 8) in [-1, 1]
+    "Digits as the classifier takes them; ValueError where they are none."
     x = as_bytes(x)
     if x.shape[1:] != (1, 8, 8):
         raise ValueError(
@@ -151,9 +161,7 @@ LAYERS = (64, 192, 768, 2048)
 
 
 def inception_weights() -> Path:
-    """Where torch-fidelity looks for the weights of the FID network, and downloads them
-    to.
-    """
+    "Where torch-fidelity looks for the FID network's weights, and downloads them to."
     return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
 
 # %% ../../nbs/41_features.ipynb #c4360cd8
@@ -175,14 +183,30 @@ def load_inception(
             feature_extractor_weights_path=weights and str(weights),
         )
     except Exception as e:
+        done = "read" if weights or path.exists() else "downloaded"
         raise FileNotFoundError(
-            "weights: the FID network's could not be "
-            f"{'read' if weights or inception_weights().exists() else 'downloaded'} "
-            f"({type(e).__name__}); "
-            f"put torch-fidelity's {WEIGHTS} at '{weights or inception_weights()}'"
+            f"weights: the FID network's could not be {done} ({type(e).__name__}); "
+            f"put torch-fidelity's {WEIGHTS} at '{weights or path}'"
         ) from None
 
 # %% ../../nbs/41_features.ipynb #8a186bb5
+class FeatureNetwork(Protocol):
+    "A network that sees features in pictures, and what a number from it depends on."
+
+    distance: str  # what the Frechet distance in its features is called
+    layer: int  # how many features
+    batch: int  # pictures at a time
+    device: str  # where it computes
+    code: str  # whose code
+    weights: str  # `sha16` of its weights' file
+
+    def __call__(
+        self,
+        u,  # (n, C, H, W) bytes, or floats in [-1, 1]
+    ) -> tuple[Tensor, Tensor | None]:  # features (n, layer), logits (n, classes)
+        ...
+
+# %% ../../nbs/41_features.ipynb #643e266d
 class Inception:
     """The FID network: `net(u)` gives features (n, layer) and, at the last layer, class
     logits (n, 1008) or None.
@@ -207,9 +231,9 @@ class Inception:
         self.layer = layer
         self.batch = batch
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        net = load_inception(
-            [str(layer)] + ["logits_unbiased"] * (layer == 2048), weights
-        )
+        last = layer == 2048
+        outputs = [str(layer), "logits_unbiased"] if last else [str(layer)]
+        net = load_inception(outputs, weights)
         try:
             self.net = net.to(self.device)
         except (RuntimeError, AssertionError):
@@ -217,39 +241,41 @@ class Inception:
                 f"device: {device!r} is not available here; give 'cpu', or None to "
                 "choose"
             ) from None
-        self.classes = layer == 2048 and bool(net.fc.weight.isfinite().all())
+        fc = net.get_parameter("fc.weight")
+        self.classes = last and bool(fc.isfinite().all())
         self.code = f"torch-fidelity {version('torch-fidelity')}"
         self.weights = sha16(weights or inception_weights())
 
-# %% ../../nbs/41_features.ipynb #643e266d
-@patch
-@torch.no_grad()
-def __call__(
-    self: Inception,
-    # (n, 1 or 3, H, W) bytes, or floats in [-1, 1]; grey is repeated to three channels
-    u,
-) -> tuple:  # features (n, layer), and logits (n, 1008) or None
-    """What the FID network sees in pictures, `batch` at a time, in full single
-    precision.
-    """
-    parts = as_bytes(u, "u").expand(-1, 3, -1, -1).split(self.batch)
-    with tf32(False):
-        out = [self.net(p.to(self.device)) for p in parts]
-    f, *logits = (torch.cat(z) for z in zip(*out))
-    return f, logits[0] if self.classes else None
+    @torch.no_grad()
+    def __call__(
+        self,
+        u,  # (n, 1 or 3, H, W) bytes, or floats in [-1, 1]; grey is repeated
+    ) -> tuple[Tensor, Tensor | None]:  # features (n, layer), logits (n, 1008)
+        """What the FID network sees in pictures, `batch` at a time, in full single
+        precision.
+        """
+        parts = as_bytes(u, "u").expand(-1, 3, -1, -1).split(self.batch)
+        with tf32(False):
+            out = [self.net(p.to(self.device)) for p in parts]
+        f, *logits = (torch.cat(z) for z in zip(*out))
+        return f, logits[0] if self.classes else None
 
 # %% ../../nbs/41_features.ipynb #9afd0305
 class DigitsFeatures:
     "The shipped classifier of digits where the FID network stands for pictures."
 
-    distance = "frechet_classifier"
-    layer = 64
-    batch = 1000
+    distance = "frechet_classifier"  # what the distance in its features is called
+    layer = 64  # features
+    batch = 1000  # pictures at a time
     device = "cpu"
 
     def __init__(self):
         self.code = f"odeflow {odeflow.__version__}"
         self.weights = sha16(SHIPPED)
 
-    def __call__(self, u):
+    def __call__(
+        self,
+        u,  # (n, 1, 8, 8) digits, floats in [-1, 1] or bytes
+    ) -> tuple[Tensor, None]:  # features (n, 64), no logits
+        "The shipped classifier's features of digits."
         return classifier_features(u), None
