@@ -6,9 +6,9 @@ Docs: https://odeflow.github.io/odeflow/sampling.html.md"""
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'CPU_PIECE', 'SOLVERS', 'ADAPTIVE', 'NOISE', 'FINE', 'HEUN', 'MIDPOINT', 'RK4', 'DOPRI5', 'OWN_TIME',
-           'check_labels', 'with_guidance', 'check_guidance', 'known_precision', 'tf32', 'computing', 'compiled',
+           'check_labels', 'with_guidance', 'labels_for', 'known_precision', 'tf32', 'computing', 'compiled',
            'program_size', 'padded', 'in_pieces', 'check_answer', 'first_parameter', 'check_states', 'step_budget',
-           'VelocityField', 'solver', 'get_solver', 'is_adaptive', 'euler', 'given_tolerances', 'own_sampler',
+           'grid', 'VelocityField', 'solver', 'get_solver', 'is_adaptive', 'euler', 'given_tolerances', 'own_sampler',
            'fine_enough', 'check_arrived', 'eval_mode', 'hermite', 'Path', 'Samples', 'integrate', 'sample',
            'check_flow', 'Tableau', 'weighted', 'rk_step', 'require_nfe', 'fixed', 'register_fixed', 'rms', 'attempt',
            'next_step', 'first_step', 'Walk', 'lost', 'set_out', 'rk45', 'dopri5', 'encode']
@@ -17,6 +17,7 @@ __all__ = ['PRECISIONS', 'CPU_PIECE', 'SOLVERS', 'ADAPTIVE', 'NOISE', 'FINE', 'H
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 import copy, math
 
@@ -78,15 +79,21 @@ def with_guidance(
     return untold + w * (told - untold)
 
 
-def check_guidance(
-    guidance: float,  # the scale asked for
-    labels,  # the classes, or None
-):
-    "ValueError where a scale is given and no class to exaggerate."
+def labels_for(
+    net,  # that is to be told
+    n: int,  # samples
+    labels=None,  # (n,) integers, or one for all; None where the network takes none
+    guidance: float = 1.0,  # the scale asked for
+    device="cpu",  # where they are needed
+) -> Tensor | None:  # (n,) int64
+    "The labels, if any; ValueError where guidance has no class to exaggerate."
     if guidance != 1 and labels is None:
         raise ValueError(
             f"guidance: {guidance} needs labels; give labels=... or leave guidance at 1"
         )
+    if labels is None:
+        return None
+    return check_labels(labels, n, getattr(net, "classes", None)).to(device)
 
 # %% ../nbs/01_sampling.ipynb #e15be913
 PRECISIONS = ("float32", "tf32", "bf16")  # what a network computes in
@@ -237,6 +244,19 @@ def step_budget(
         )
     return nfe // cost - final
 
+# %% ../nbs/01_sampling.ipynb #1b94a79b
+def grid(
+    flow: Flow,  # the system
+    steps: int,  # at least 1
+    reverse: bool = False,  # from data to prior
+    device=torch.device("cpu"),  # where the states are
+) -> Tensor:  # (steps + 1,) clock readings
+    "The flow's grid of `steps` steps, in the direction of travel."
+    ts = flow.times(steps)
+    if reverse:
+        ts = ts.flip(0)
+    return onto(ts, device) if device.type == "cuda" else ts
+
 # %% ../nbs/01_sampling.ipynb #8ebee1ab
 class VelocityField:
     """A flow and its network as $v(x, t)$ for a batch of n samples, counting network
@@ -256,21 +276,15 @@ class VelocityField:
         precision: str = "float32",  # what the network computes in, of `PRECISIONS`
         compile: bool = False,  # the network by torch.compile
     ):
-        check_guidance(guidance, labels)
         self.flow = flow
-        self.net = compiled(net) if compile else net
-        self.labels: Tensor | None = None
-        if labels is not None:
-            labels = check_labels(labels, n, getattr(net, "classes", None))
-            self.labels = labels.to(device)
-        self.guidance = guidance
+        self.labels = labels_for(net, n, labels, guidance, device)
+        self.ask = partial(with_guidance, compiled(net) if compile else net, w=guidance)
         # network evaluations of one of the field
         self.cost = 1 if guidance == 1 else 2
         self.reverse = reverse
         self.precision = known_precision(precision)
         self.compile = compile
-        parameter = first_parameter(net)
-        self.dtype = None if parameter is None else parameter.dtype
+        self.dtype = getattr(first_parameter(net), "dtype", None)
         self.index = torch.arange(n, device=device)  # which samples it covers
         self.nfe = torch.zeros(n, dtype=torch.long, device=device)
         self.path: Path | None = None
@@ -296,12 +310,8 @@ class VelocityField:
         if self.labels is not None:
             args.append(self.labels[self.index])
         with computing(self.precision, x.device):
-            said = in_pieces(self.guided, args, pad=self.compile)
+            said = in_pieces(self.ask, args, pad=self.compile)
         return check_answer(said, x, self.flow.extra_channels).to(x.dtype)
-
-    def guided(self, x: Tensor, c: Tensor, y: Tensor | None = None) -> Tensor:
-        "What the network says of a piece of the batch, by @eq-guidance."
-        return with_guidance(self.net, x, c, y, self.guidance)
 
     def settle_precision(self, solver: str, rtol: float, atol: float):
         "From now on compute in what is `fine_enough` for this solver."
@@ -324,15 +334,8 @@ class VelocityField:
         self,
         steps: int,  # at least 1
     ) -> Tensor:  # (steps + 1,) clock readings
-        """The flow's grid of `steps` steps, in the direction in which this field is
-        run; on CUDA, one copy for all steps.
-        """
-        ts = self.flow.times(steps)
-        if self.reverse:
-            ts = ts.flip(0)
-        # elsewhere it stays on the CPU: Apple's device has no float64
-        device = self.index.device
-        return onto(ts, device) if device.type == "cuda" else ts
+        "The flow's grid of `steps` steps, in the direction in which this field is run."
+        return grid(self.flow, steps, self.reverse, self.index.device)
 
     @property
     def span(self) -> tuple:
