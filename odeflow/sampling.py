@@ -460,9 +460,8 @@ def own_sampler(
     own: dict = field.flow.sampler
     fixed_steps = "nfe" in own
     given = given_tolerances(rtol, atol)
-    name = solver
+    name = own["solver"] if solver is None else solver
     if solver is None and nfe is None and not given:
-        name = own["solver"]
         nfe = own["nfe"] * field.cost if fixed_steps else None
         given = {k: own[k] for k in ("rtol", "atol") if k in own}
     elif solver is None and given and fixed_steps:
@@ -471,8 +470,8 @@ def own_sampler(
             f"{own['solver']!r}, which has no tolerance; give solver='rk45' with it, "
             "or nfe"
         )
-    elif solver is None:
-        name = own["solver"] if given or fixed_steps else "heun"
+    elif solver is None and not given and not fixed_steps:
+        name = "heun"
     steps = None if nfe is None else field.step_budget(nfe)
     how = {"rtol": 1e-5, "atol": 1e-5, **given}
     if how["rtol"] == how["atol"] == 0:
