@@ -8,6 +8,8 @@ Docs: https://odeflow.github.io/odeflow/pfgmpp.html.md"""
 __all__ = ['kernel_weights', 'precondition', 'average_level', 'PFGMPP', 'spread']
 
 # %% ../../nbs/23_pfgmpp.ipynb #p003
+from dataclasses import dataclass, field
+from typing import Any
 import functools, math
 
 from fastcore.basics import patch
@@ -16,9 +18,18 @@ from scipy.special import gammaincinv
 import torch
 from torch import Tensor
 
-from ..flow import append_dims, flat, Flow, Gaussian, kept, Rng
+from odeflow.flow import (
+    append_dims,
+    flat,
+    Gaussian,
+    GaussianFlow,
+    kept,
+    Network,
+    NO_CONSTANT,
+    Rng,
+)
 from .prior import RadialPrior
-from .pfgm import charges, held, large_batch
+from .pfgm import charges, FROM_DATA, held, large_batch
 
 # %% ../../nbs/23_pfgmpp.ipynb #p007
 def kernel_weights(
@@ -82,62 +93,61 @@ def _spread(D):
     return torch.from_numpy(D / (2 * gammaincinv(D / 2, (np.arange(256) + 0.5) / 256)))
 
 # %% ../../nbs/23_pfgmpp.ipynb #p025
-class PFGMPP(Flow):
-    """PFGM++: $\\mathrm dx/\\mathrm d\\sigma=(x-\\mathbb E[y\\mid x,\\sigma])/\\sigma$
-    with $r=\\sigma\\sqrt D$ for clock; PFGM at D = 1, EDM at D = inf (Xu et al.
+@dataclass(eq=False)
+class PFGMPP(GaussianFlow):
+    r"""PFGM++: $\mathrm dx/\mathrm d\sigma=(x-\mathbb E[y\mid x,\sigma])/\sigma$
+    with $r=\sigma\sqrt D$ for clock; PFGM at D = 1, EDM at D = inf (Xu et al.
     2023, section 4; Karras et al. 2022).
     """
 
-    denoise_nfe, sampler = 1, dict(solver="heun", nfe=35)
+    denoise_nfe = 1
+    sampler = dict(solver="heun", nfe=35)
 
-    def __init__(
-        self,
-        D: float = 128,  # extra dimensions, from 1 to math.inf
-        sigma_max: float = 80.0,  # where the clock starts
-        sigma_min: float = 0.002,  # where it ends; there the clean image is taken
-        # standard deviation of the data; None takes it, and `radius`, from the training
-        # set
-        sigma_data: float = None,
-        # root mean square of the longest data point; inf makes nothing of where a state
-        # is
-        radius: float = math.inf,
-        # of the sampler's grid: the larger, the more steps near the end
-        rho: float = 7.0,
-        # mean and standard deviation of ln sigma in training
-        p_mean: float = -1.2,
-        p_std: float = 1.2,
-        # data whose mean, given the state, is the target; 0 for the one that was
-        # perturbed, None for all
-        field_batch: int = 0,
-    ):
-        given = dict(
-            sigma_max=sigma_max,
-            sigma_min=sigma_min,
-            sigma_data=0.5 if sigma_data is None else sigma_data,
-            radius=radius,
-            rho=rho,
-            p_std=p_std,
-        )
-        for name, v in given.items():
-            if not v > 0:
-                raise ValueError(f"{name}: {v} is not positive; give a number above 0")
-        if not sigma_min < sigma_max < math.inf:
+    D: float = 128  # extra dimensions, from 1 to math.inf
+    sigma_max: float = 80.0  # where the clock starts
+    sigma_min: float = 0.002  # where it ends; there the clean image is taken
+    # standard deviation of the data; None takes it, and `radius`, from the training set
+    sigma_data: float = FROM_DATA
+    # root mean square of the longest data point; inf makes nothing of where a state is
+    radius: float = math.inf
+    # of the sampler's grid: the larger, the more steps near the end
+    rho: float = 7.0
+    p_mean: float = -1.2  # mean of ln sigma in training
+    p_std: float = 1.2  # and its standard deviation
+    # data whose mean, given the state, is the target; 0 for the one that was perturbed,
+    # None for all
+    field_batch: int | None = 0
+    # whether sigma_data is the data's
+    fits: bool = field(default=False, init=False)
+    prior: Any = field(init=False, repr=False)
+    # (L, N) all data
+    _charges: Tensor | None = field(
+        default=None, init=False, repr=False, metadata=NO_CONSTANT
+    )
+
+    def __post_init__(self):
+        self.fits = self.sigma_data is None
+        if self.fits:
+            self.sigma_data = 0.5  # until then
+        positive = ("sigma_max", "sigma_min", "sigma_data", "radius", "rho", "p_std")
+        for name in positive:
+            value = getattr(self, name)
+            if not value > 0:
+                raise ValueError(
+                    f"{name}: {value} is not positive; give a number above 0"
+                )
+        if not self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(
-                f"sigma_min: {sigma_min} with sigma_max {sigma_max}; give 0 < "
-                "sigma_min < sigma_max"
+                f"sigma_min: {self.sigma_min} with sigma_max {self.sigma_max}; give 0 "
+                "< sigma_min < sigma_max"
             )
-        if field_batch is not None and field_batch < 0:
+        if self.field_batch is not None and self.field_batch < 0:
             raise ValueError(
-                f"field_batch: {field_batch}; give 0 for single images, a number of "
-                "data, or None for all"
+                f"field_batch: {self.field_batch}; give 0 for single images, a number "
+                "of data, or None for all"
             )
-        self.D = D
-        self.p_mean = p_mean
-        self.field_batch = field_batch
-        self.fits = sigma_data is None
-        vars(self).update(given)
-        self.prior = RadialPrior(sigma_max, D)
-        self.clock = (sigma_max, sigma_min)
+        self.prior = RadialPrior(self.sigma_max, self.D)
+        self.clock = (self.sigma_max, self.sigma_min)
 
 # %% ../../nbs/23_pfgmpp.ipynb #p027
 @patch
@@ -219,12 +229,12 @@ def target(
     """
     if self.field_batch == 0:
         return x1
-    if not hasattr(self, "charges"):
+    if self._charges is None:
         raise ValueError(
             "data: stable targets need all data; call fit(data) first, as training does"
         )
-    self.charges = held(self.charges, x1, self.field_batch)
-    data = large_batch(x1, self.charges, self.field_batch, rng).double()
+    self._charges = held(self._charges, x1, self.field_batch)
+    data = large_batch(x1, self._charges, self.field_batch, rng).double()
     return (kernel_weights(flat(x), sigma, data, self.D) @ data).to(x).reshape(x.shape)
 
 
@@ -273,7 +283,7 @@ def fit(self: PFGMPP, data):
     """
     self.settle(data)
     if self.field_batch != 0:
-        self.charges = charges(data)
+        self._charges = charges(data)
     if not self.fits:
         return self
     self.sigma_data, self.radius, norm = spread(data)
@@ -308,22 +318,27 @@ def latent_prior(self: PFGMPP):
 # %% ../../nbs/23_pfgmpp.ipynb #p037
 @patch
 def marginal(self: PFGMPP, t):
-    return (
-        (torch.ones_like(t), t)
-        if self.D == math.inf
-        else super(PFGMPP, self).marginal(t)
-    )
+    self.gaussian_only()
+    return torch.ones_like(t), t
 
 
 @patch
 def score(self: PFGMPP, v, x, t):
-    return (
-        -v / append_dims(t, x)
-        if self.D == math.inf
-        else super(PFGMPP, self).score(v, x, t)
-    )
+    self.gaussian_only()
+    return -v / append_dims(t, x)
 
 
 @patch
 def diffusion(self: PFGMPP, t):
-    return (2 * t).sqrt() if self.D == math.inf else super(PFGMPP, self).diffusion(t)
+    self.gaussian_only()
+    return (2 * t).sqrt()
+
+
+@patch
+def gaussian_only(self: PFGMPP):
+    "TypeError at finite D, where the noise is not Gaussian."
+    if self.D != math.inf:
+        raise TypeError(
+            f"{type(self).__name__} has no score: its states are not scaled data plus "
+            "Gaussian noise; choose an ODE solver such as 'rk45'"
+        )

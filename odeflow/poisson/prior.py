@@ -8,6 +8,8 @@ Docs: https://odeflow.github.io/odeflow/prior.html.md"""
 __all__ = ['sample_prior', 'radius_cdf', 'RadialPrior', 'FieldLines', 'exact_field']
 
 # %% ../../nbs/21_prior.ipynb #c003
+from dataclasses import dataclass, field
+from typing import Any
 import math
 
 from fastcore.basics import patch
@@ -148,18 +150,19 @@ def gaussian(
     )
 
 # %% ../../nbs/21_prior.ipynb #c033a
+@dataclass(eq=False)
 class FieldLines(Flow):
-    """The field lines of charges in the plane $z=0$, on the clock $\\log z$;
+    r"""The field lines of charges in the plane $z=0$, on the clock $\log z$;
     `exact_field(data)` is its network.
     """
 
-    def __init__(
-        self,
-        z_max: float,  # the height at which lines start
-        z_min: float = 1e-8,  # and at which they end
-    ):
-        self.prior = RadialPrior(z_max)
-        self.clock = (math.log(z_max), math.log(z_min))
+    z_max: float  # the height at which lines start
+    z_min: float = 1e-8  # and at which they end
+    prior: Any = field(init=False, repr=False)
+
+    def __post_init__(self):
+        self.prior = RadialPrior(self.z_max)
+        self.clock = (math.log(self.z_max), math.log(self.z_min))
 
     def velocity(self, net, x, t):
         return net(x, t)
