@@ -269,14 +269,6 @@ def euler_maruyama(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
     return _reverse_sde(field, x, nfe, rng, "euler-maruyama")
 
 # %% ../nbs/10_diffusion.ipynb #1e7c321a
-def _langevin(snr, field, x, t, rng):
-    r"$x+\eta s+\sqrt{2\eta}z$ with $\eta=2(r\sigma_t)^2$."
-    v, t = field(x, t), t.expand(len(x)).to(x)
-    eta = append_dims(2 * (snr * field.flow.marginal(t)[1]) ** 2, x)
-    s = field.flow.score(v, x, t)
-    return x + eta * s + (2 * eta).sqrt() * _noise_like(x, rng)
-
-
 def predictor_corrector(
     snr: float = 0.16,  # signal-to-noise ratio r of the Langevin step
 ):  # a solver, which `sample(solver=...)` takes
@@ -287,15 +279,23 @@ def predictor_corrector(
         raise ValueError(
             f"snr: {snr} is not positive; give a signal-to-noise ratio such as 0.16"
         )
-    correct = partial(_langevin, snr)
 
     def run(field, x, *, nfe=None, rtol=None, atol=None, rng=None):
+        correct = partial(_langevin, snr)
         return _reverse_sde(field, x, nfe, rng, "predictor-corrector", correct)
 
     return run
 
 
 solver("predictor-corrector")(predictor_corrector())
+
+
+def _langevin(snr, field, x, t, rng):
+    r"$x+\eta s+\sqrt{2\eta}z$ with $\eta=2(r\sigma_t)^2$."
+    v, t = field(x, t), t.expand(len(x)).to(x)
+    eta = append_dims(2 * (snr * field.flow.marginal(t)[1]) ** 2, x)
+    s = field.flow.score(v, x, t)
+    return x + eta * s + (2 * eta).sqrt() * _noise_like(x, rng)
 
 # %% ../nbs/10_diffusion.ipynb #c7a2ba71
 @solver("ddim")
