@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..flow import append_dims, flat, Flow, Gaussian, Network, Rng
+from ..flow import append_dims, flat, Flow, Gaussian, Rng
 
 # %% ../../nbs/30_rectified.ipynb #4534acdf
 def uniform(
@@ -80,8 +80,7 @@ class RectifiedFlow(Flow):
     steps: int | None = None
 
     def __post_init__(self):
-        known = {"time": TIMES, "error": ERRORS}
-        for name, names in known.items():
+        for name, names in (("time", [*TIMES]), ("error", [*ERRORS])):
             value = getattr(self, name)
             if value not in names:
                 raise ValueError(f"{name}: {value!r} is not one of {', '.join(names)}")
