@@ -470,7 +470,7 @@ def test_edm_heun_is_diffusers_and_the_papers():
 class Denoised(PFGMPP):
     "Its network is the denoiser."
 
-    def denoise(self, net, x, sigma):
+    def denoiser(self, net, x, sigma):
         return net(x, sigma)
 
 

@@ -18,22 +18,34 @@ def log_weights(
     points: Tensor,  # (B, N+1), float64
     data: Tensor,  # (L, N), float64
 ) -> Tensor:  # (B, L)
-    """$-(N+1)\\log d$ from every point to every charge, the distances by a matrix
+    r"""$-(N+1)\log d$ from every point to every charge, the distances by a matrix
     product.
     """
-    square = lambda v: torch.linalg.vector_norm(v, dim=1).square()
-    d2 = torch.addmm(
-        square(points)[:, None] + square(data), points[:, :-1], data.T, alpha=-2
-    )
+
+    def square(v):
+        return torch.linalg.vector_norm(v, dim=1).square()
+
+    lengths = square(points)[:, None] + square(data)
+    d2 = torch.addmm(lengths, points[:, :-1], data.T, alpha=-2)
     return -points.shape[1] / 2 * d2.clamp(min=1e-300).log()
 
 # %% ../../nbs/20_field.ipynb #c009
+def _check(points, data):
+    if points.ndim != 2 or data.ndim != 2 or points.shape[1] != data.shape[1] + 1:
+        raise ValueError(
+            f"points, data: shapes {tuple(points.shape)} and {tuple(data.shape)}; "
+            "give (B, N+1), the last column z, and (L, N)"
+        )
+    if len(data) == 0:
+        raise ValueError("data: 0 charges make no field; give 1 or more")
+
+
 def poisson_field(
     points: Tensor,  # (B, N+1), the last number of each is z
     # (L, N) charges in the plane z = 0; of float64, where many calls share them
     data: Tensor,
 ) -> Tensor:  # (B, N+1), away from the charges; its z component is z
-    """$\\sum_iw_i(\\tilde y-\\tilde x_i)$ with $w_i\\propto d_i^{-(N+1)}$, exact over
+    r"""$\sum_iw_i(\tilde y-\tilde x_i)$ with $w_i\propto d_i^{-(N+1)}$, exact over
     all data, in chunks (Xu et al. 2022).
     """
     _check(points, data)
@@ -44,24 +56,16 @@ def poisson_field(
     # 8 MB of doubles at a time; on a GPU 1 GB, since it is fast only where there is
     # much to do
     most = 2**27 if x.is_cuda else 2**20
-    for part in data.split(max(1, most // (len(x) + x.shape[1]))):
-        logw = log_weights(x, part := part.double())
+    for chunk in data.split(max(1, most // (len(x) + x.shape[1]))):
+        part = chunk.double()
+        logw = log_weights(x, part)
         new = torch.maximum(top, logw.amax(1, keepdim=True))
-        w, old = (logw - new).exp(), (top - new).exp()
+        w = (logw - new).exp()
+        old = (top - new).exp()
         total = total * old + w.sum(1, keepdim=True)
         pull = torch.addmm(pull * old, w, part)
         top = new
     return torch.cat([x[:, :-1] - pull / total, x[:, -1:]], 1).to(points)
-
-
-def _check(points, data):
-    if points.ndim != 2 or data.ndim != 2 or points.shape[1] != data.shape[1] + 1:
-        raise ValueError(
-            f"points, data: shapes {tuple(points.shape)} and {tuple(data.shape)}; "
-            "give (B, N+1), the last column z, and (L, N)"
-        )
-    if len(data) == 0:
-        raise ValueError("data: 0 charges make no field; give 1 or more")
 
 # %% ../../nbs/20_field.ipynb #c026
 def normalised_field(
@@ -69,7 +73,7 @@ def normalised_field(
     data: Tensor,  # (L, N) charges
     gamma: float = 5.0,  # distance below which the field fades
 ) -> Tensor:  # (B, N+1), towards the data, of length below sqrt(N)
-    "$-\\sqrt N\\,\\hat E/(|\\hat E|+\\gamma)$ (Xu et al. 2022, algorithm 1)."
+    r"$-\sqrt N\,\hat E/(|\hat E|+\gamma)$ (Xu et al. 2022, algorithm 1)."
     if not gamma > 0:
         raise ValueError(
             f"gamma: {gamma} is not positive; give a length, such as 5 for pictures"

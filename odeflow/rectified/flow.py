@@ -8,27 +8,38 @@ Docs: https://odeflow.github.io/odeflow/rectified.html.md"""
 __all__ = ['TIMES', 'ERRORS', 'uniform', 'logit_normal', 'u_shaped', 'l2', 'pseudo_huber', 'RectifiedFlow', 'gaussian_velocity']
 
 # %% ../../nbs/30_rectified.ipynb #fee931d1
+from dataclasses import dataclass
+from typing import Any
 import math
 
-from fastcore.basics import patch
 import torch
 from torch import Tensor
 
-from ..flow import append_dims, flat, Flow, Gaussian
+from ..flow import append_dims, flat, Flow, Gaussian, Rng
 
 # %% ../../nbs/30_rectified.ipynb #4534acdf
-def uniform(n, rng):
+def uniform(
+    n: int,  # how many times
+    rng: Rng,  # where the randomness comes from
+) -> Tensor:  # (n,)
     "All times alike."
     return rng.uniform(n)
 
 
-def logit_normal(n, rng):
-    "The sigmoid of a standard normal: the middle more often."
+def logit_normal(
+    n: int,  # how many times
+    rng: Rng,  # where the randomness comes from
+) -> Tensor:  # (n,)
+    "The sigmoid of a standard normal: the middle more often (Esser et al. 2024)."
     return rng.normal(n).sigmoid()
 
 
-def u_shaped(n, rng, a=4.0):
-    "$p(t)\\propto e^{at}+e^{a(1-t)}$: both ends more often."
+def u_shaped(
+    n: int,  # how many times
+    rng: Rng,  # where the randomness comes from
+    a: float = 4.0,  # how much more often
+) -> Tensor:  # (n,)
+    "$p(t)\\propto e^{at}+e^{a(1-t)}$: both ends more often (Lee et al. 2024)."
     t = torch.log1p(rng.uniform(n) * math.expm1(a)) / a
     return torch.where(rng.uniform(n) < 0.5, t, 1 - t)
 
@@ -37,13 +48,17 @@ def u_shaped(n, rng, a=4.0):
 TIMES = {"uniform": uniform, "logit-normal": logit_normal, "u-shaped": u_shaped}
 
 # %% ../../nbs/30_rectified.ipynb #d48f0aa9
-def l2(r):
+def l2(
+    r: Tensor,  # (B, *shape) errors
+) -> Tensor:  # (B,)
     "$\\lVert r\\rVert^2/d$."
     return flat(r).square().mean(1)
 
 
-def pseudo_huber(r):
-    "$(\\sqrt{\\lVert r\\rVert^2+c^2}-c)/d$, with $c=0.00054\\,d$."
+def pseudo_huber(
+    r: Tensor,  # (B, *shape) errors
+) -> Tensor:  # (B,)
+    "$(\\sqrt{\\lVert r\\rVert^2+c^2}-c)/d$, with $c=0.00054\\,d$ (Lee et al. 2024)."
     d = math.prod(r.shape[1:])
     c = 0.00054 * d
     return ((flat(r).square().sum(1) + c * c).sqrt() - c) / d
@@ -52,70 +67,66 @@ def pseudo_huber(r):
 ERRORS = {"l2": l2, "huber": pseudo_huber}  # errors of the velocity
 
 # %% ../../nbs/30_rectified.ipynb #0558e7f1
+@dataclass(eq=False)
 class RectifiedFlow(Flow):
-    """Rectified flow: $\\mathrm dZ_t = v(Z_t, t)\\,\\mathrm dt$ from $\\pi_0$ at t = 0
-    to $\\pi_1$ at t = 1 (Liu et al. 2022, eq. 1).
+    r"""Rectified flow: $\mathrm dZ_t = v(Z_t, t)\,\mathrm dt$ from $\pi_0$ at t = 0
+    to $\pi_1$ at t = 1 (Liu et al. 2022, eq. 1).
     """
 
-    def __init__(
-        self,
-        prior=None,  # pi_0; None is the standard Gaussian
-        time: str = "uniform",  # density of t in training, a name in `TIMES`
-        error: str = "l2",  # error of the velocity, a name in `ERRORS`
-        # train only at the times of a sampler of so many Euler steps (distillation)
-        steps: int = None,
-    ):
-        for name, value, known in (("time", time, TIMES), ("error", error, ERRORS)):
-            if value not in known:
-                raise ValueError(f"{name}: {value!r} is not one of {', '.join(known)}")
-        if steps is not None and steps < 1:
-            raise ValueError(f"steps: {steps} is not 1 or more")
-        self.prior = prior or Gaussian()
-        self.time = time
-        self.error = error
-        self.steps = steps
+    prior: Any = None  # pi_0; None is the standard Gaussian
+    time: str = "uniform"  # density of t in training, a name in `TIMES`
+    error: str = "l2"  # error of the velocity, a name in `ERRORS`
+    # train only at the times of a sampler of so many Euler steps (distillation)
+    steps: int | None = None
+
+    def __post_init__(self):
+        for name, names in (("time", [*TIMES]), ("error", [*ERRORS])):
+            value = getattr(self, name)
+            if value not in names:
+                raise ValueError(f"{name}: {value!r} is not one of {', '.join(names)}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps: {self.steps} is not 1 or more")
+        self.prior = self.prior or Gaussian()
 
     def velocity(self, net, x, t):
+        "What the network says."
         return net(x, t)
 
     def loss(self, net, x1, rng, x0=None):
+        "The error of the direction at a random point of each line (@eq-rf)."
         n, shape = len(x1), tuple(x1.shape[1:])
         if x0 is None:
             x0 = self.prior.sample(n, shape, rng).to(x1)
-        t = (
-            rng.integers(self.steps, n) / self.steps
-            if self.steps
-            else TIMES[self.time](n, rng)
-        )
+        if self.steps:
+            t = rng.integers(self.steps, n) / self.steps
+        else:
+            t = TIMES[self.time](n, rng)
         t = t.to(x1)
         s = append_dims(t, x1)
         x = s * x1 + (1 - s) * x0
         return self.misfit(net(x, t) - (x1 - x0), x)
 
-# %% ../../nbs/30_rectified.ipynb #c11271da
-@patch(as_prop=True)
-def sampler(self: RectifiedFlow):
-    """How `sample` goes unless told: by Euler steps at the trained times where there
-    are `steps`.
-    """
-    return dict(solver="euler", nfe=self.steps) if self.steps else Flow.sampler
+    def misfit(
+        self,
+        r: Tensor,  # (B, *shape) errors of the velocity
+        x: Tensor,  # (B, *shape) where they were made
+    ) -> Tensor:  # (B,)
+        "How much an error of the velocity counts."
+        return ERRORS[self.error](r)
 
+    @property
+    def sampler(self):  # type: ignore[override]
+        "How `sample` goes unless told: a student by Euler steps at its trained times."
+        return dict(solver="euler", nfe=self.steps) if self.steps else super().sampler
 
-@patch
-def suits(self: RectifiedFlow, solver, nfe, reverse):
-    "ValueError where a student would be asked at times that it was not trained at."
-    if self.steps and (solver, nfe, reverse) != ("euler", self.steps, False):
-        raise ValueError(
-            f"solver: a student of {self.steps} Euler step{'s' * (self.steps > 1)} "
-            "runs from prior to data in just these; "
-            f"leave solver and nfe out, or take the flow that it was distilled from"
-        )
-
-
-@patch
-def misfit(self: RectifiedFlow, r, x):
-    "How much an error r of the velocity at x counts."
-    return ERRORS[self.error](r)
+    def suits(self, solver, nfe, reverse):
+        "ValueError where a student would be asked at times that it was not trained at."
+        if self.steps and (solver, nfe, reverse) != ("euler", self.steps, False):
+            steps = "1 Euler step" if self.steps == 1 else f"{self.steps} Euler steps"
+            raise ValueError(
+                f"solver: a student of {steps} runs from prior to data in just these; "
+                "leave solver and nfe out, or take the flow that it was distilled from"
+            )
 
 # %% ../../nbs/30_rectified.ipynb #7b0522e3
 def gaussian_velocity(

@@ -8,13 +8,15 @@ Docs: https://odeflow.github.io/odeflow/transfer.html.md"""
 __all__ = ['transport_cost', 'gaussian_cost', 'cycle_error', 'show_strip', 'save_clip', 'FeatureFlow']
 
 # %% ../../nbs/33_transfer.ipynb #3e610680
+from collections.abc import Callable
+from dataclasses import dataclass, field
 import io
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..flow import Flow
+from ..flow import Flow, NO_CONSTANT
 from ..sampling import integrate
 from ..runs import replacing
 from ..data import grid, show
@@ -148,16 +150,19 @@ def _clouds(path, side=128):
     )
 
 # %% ../../nbs/33_transfer.ipynb #83a42b0e
+@dataclass(eq=False, init=False)
 class FeatureFlow(RectifiedFlow):
-    """Rectified flow whose errors are seen through $\\nabla h(X_t)^\\top$ (Liu et al.
+    r"""Rectified flow whose errors are seen through $\nabla h(X_t)^\top$ (Liu et al.
     2022, on image-to-image translation).
     """
 
+    # h: (B, *shape) -> (B, k), differentiable; None only where nothing is trained any
+    # more
+    features: Callable | None = field(default=None, metadata=NO_CONSTANT)
+
     def __init__(
         self,
-        # h: (B, *shape) -> (B, k), differentiable; None only where nothing is trained
-        # any more
-        features=None,
+        features: Callable = None,  # h
         **kwargs,  # of `RectifiedFlow`
     ):
         super().__init__(**kwargs)
@@ -168,6 +173,7 @@ class FeatureFlow(RectifiedFlow):
         self.features = features
 
     def misfit(self, r, x):
+        r"$\lVert\nabla h(x)^\top r\rVert^2/k$."
         if self.features is None:
             raise ValueError("features: none given; a flow that is trained needs them")
         return l2(torch.func.jvp(self.features, (x,), (r,))[1])
