@@ -6,7 +6,8 @@ Docs: https://odeflow.github.io/odeflow/nets.html.md"""
 
 # %% auto #0
 __all__ = ['NETS', 'TimeEmbedding', 'Condition', 'Net', 'net_args', 'own_labels', 'net_digest', 'save_net', 'read_config',
-           'load_net', 'build_net', 'ready', 'MLP', 'ResBlock', 'Attention', 'UNet', 'grid_waves', 'DiTBlock', 'DiT']
+           'load_net', 'build_net', 'ready', 'MLP', 'ResBlock', 'Attention', 'Stage', 'way_down', 'way_up', 'UNet',
+           'grid_waves', 'DiTBlock', 'DiT']
 
 # %% ../nbs/06_nets.ipynb #e6cf521c
 import hashlib, inspect, json, math, secrets
@@ -15,7 +16,6 @@ from pathlib import Path
 from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from fastcore.basics import patch
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -52,7 +52,12 @@ class TimeEmbedding(nn.Module):
 class Condition(nn.Module):
     "Time and class as one vector a sample."
 
-    def __init__(self, width, classes, max_freq):
+    def __init__(
+        self,
+        width: int,  # features put out
+        classes: int,  # labels; 0 for time alone
+        max_freq: float,  # highest frequency of the time embedding
+    ):
         super().__init__()
         self.time = TimeEmbedding(width, max_freq=max_freq)
         self.label = nn.Embedding(classes + 1, width) if classes else None
@@ -62,15 +67,14 @@ class Condition(nn.Module):
         if self.label is None:
             return e
         none = self.label.num_embeddings - 1
-        y = (
-            torch.full_like(c, none, dtype=torch.long)
-            if y is None
-            else torch.where(y < 0, none, y)
-        )
+        if y is None:
+            y = torch.full_like(c, none, dtype=torch.long)
+        else:
+            y = torch.where(y < 0, none, y)
         return e + self.label(y)
 
 # %% ../nbs/06_nets.ipynb #8dcea33d
-NETS = {}
+NETS: dict[str, type["Net"]] = {}
 
 
 class Net(nn.Module, PyTorchModelHubMixin):
@@ -78,22 +82,24 @@ class Net(nn.Module, PyTorchModelHubMixin):
     beside its weights.
     """
 
+    names: tuple = ()  # of the classes that it has learnt; training tells it
+    shares: tuple = ()  # of these classes in its data; training tells it
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         NETS[cls.__name__] = cls
 
     @property
-    # how many labels it can be told; 0: it is unconditional
     def classes(self) -> int:
-        return self._hub_mixin_config.get("classes", 0)
+        "How many labels it can be told; 0: it is unconditional."
+        config = self._hub_mixin_config
+        return config.get("classes", 0) if isinstance(config, dict) else 0
 
 # %% ../nbs/06_nets.ipynb #5605a9b3
 def net_args(net: nn.Module) -> dict:
     "What config.json says of a network: its class, and a `Net`'s arguments."
-    return {
-        "net": type(net).__name__,
-        **(getattr(net, "_hub_mixin_config", None) or {}),
-    }
+    arguments = getattr(net, "_hub_mixin_config", None) or {}
+    return {"net": type(net).__name__, **arguments}
 
 
 def own_labels(
@@ -106,11 +112,10 @@ def own_labels(
     data that it has learnt (equal ones where it does not say).
     """
     classes = getattr(net, "classes", 0)
-    return (
-        in_shares(getattr(net, "shares", None) or (1,) * classes, n, start)
-        if classes
-        else None
-    )
+    if not classes:
+        return None
+    shares = getattr(net, "shares", None) or (1,) * classes
+    return in_shares(shares, n, start)
 
 # %% ../nbs/06_nets.ipynb #4134f3a5
 def net_digest(
@@ -120,10 +125,11 @@ def net_digest(
     """A digest of a network's class, arguments and weights; of a function, which has
     none, of what it answers to four states.
     """
-    told = (
-        json.dumps(net_args(net), sort_keys=True) if isinstance(net, nn.Module) else ""
-    )
-    state = net.state_dict() if told else {}
+    told = ""
+    state = {}
+    if isinstance(net, nn.Module):
+        told = json.dumps(net_args(net), sort_keys=True)
+        state = net.state_dict()
     if not state and net is not None:
         try:
             state = {"answer": _answer(net, shape)}
@@ -155,16 +161,14 @@ def save_net(
     folder = Path(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    weights = apart(
-        {
-            k: v.half() if half and v.is_floating_point() else v
-            for k, v in net.state_dict().items()
-        }
-    )
-    write_atomic(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
-    write_atomic(
-        folder / "config.json", json.dumps(net_args(net) | more, indent=1).encode()
-    )
+    weights = {
+        k: v.half() if half and v.is_floating_point() else v
+        for k, v in net.state_dict().items()
+    }
+    saved = save(apart(weights), metadata={"format": "pt"})
+    write_atomic(folder / "model.safetensors", saved)
+    config = json.dumps(net_args(net) | more, indent=1)
+    write_atomic(folder / "config.json", config.encode())
 
 # %% ../nbs/06_nets.ipynb #61384058
 def read_config(
@@ -231,13 +235,8 @@ def build_net(
             f"{', '.join(NETS)}; give a module of your own as net=..."
         )
     try:
-        return NETS[name](
-            **{
-                k: config[k]
-                for k in inspect.signature(NETS[name]).parameters
-                if k in config
-            }
-        )
+        known = inspect.signature(NETS[name]).parameters
+        return NETS[name](**{k: config[k] for k in known if k in config})
     except (RuntimeError, TypeError, ValueError) as e:
         raise ValueError(
             f"net: the configuration's arguments make no {name} "
@@ -245,13 +244,18 @@ def build_net(
         ) from None
 
 
-def ready(net, run):
+def ready(
+    net,  # a module, its weights loaded
+    run: dict,  # what config.json says of the run; its `data` may tell of classes
+) -> nn.Module:  # the same network
     """A network for use: its weights fixed, in evaluation mode, told the shares of the
     classes that its run has seen.
     """
-    for k in ("names", "shares"):
-        if told := run.get("data", {}).get(k):
-            setattr(net, k, tuple(told))
+    data = run.get("data", {})
+    if data.get("names"):
+        net.names = tuple(data["names"])
+    if data.get("shares"):
+        net.shares = tuple(data["shares"])
     return net.requires_grad_(False).eval()
 
 # %% ../nbs/06_nets.ipynb #e4cb9be0
@@ -273,29 +277,30 @@ class MLP(Net):
         (d,) = shape
         self.inp = nn.Linear(d, width)
         self.cond = Condition(width, classes, max_freq)
-        self.layers = nn.ModuleList(
-            [
+        self.layers = nn.ModuleList()
+        for _ in range(depth):
+            self.layers.append(
                 nn.Sequential(
                     nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width)
                 )
-                for _ in range(depth)
-            ]
-        )
+            )
         self.out = nn.Linear(width, d + extra_channels)
 
     def forward(self, x, c, y=None):
-        h, e = self.inp(x), self.cond(c, y)
+        h = self.inp(x)
+        e = self.cond(c, y)
         for layer in self.layers:
             h = h + layer(torch.cat([F.silu(h), e], 1))
         return self.out(F.silu(h))
 
 # %% ../nbs/06_nets.ipynb #6cabaec0
-def _norm(ch):
-    return nn.GroupNorm(
-        max(g for g in range(1, max(1, ch // 4) + 1) if ch % g == 0 and g <= 32),
-        ch,
-        eps=1e-6,
-    )
+def _norm(ch: int) -> nn.GroupNorm:
+    """Group normalisation of `ch` channels: at most 32 groups, of 4 or more where it
+    can.
+    """
+    most = min(32, max(1, ch // 4))
+    groups = max(g for g in range(1, most + 1) if ch % g == 0)
+    return nn.GroupNorm(groups, ch, eps=1e-6)
 
 
 def _zero(layer):
@@ -310,14 +315,21 @@ class ResBlock(nn.Module):
     may halve or double the picture first.
     """
 
-    def __init__(self, inp, out, width, dropout=0.0, resample=None):
+    def __init__(
+        self,
+        inp: int,  # channels in
+        out: int,  # channels out
+        width: int,  # features of the condition
+        dropout: float = 0.0,  # probability
+        resample: str = None,  # "down" halves the picture, "up" doubles it
+    ):
         super().__init__()
         self.doubles = resample == "up"
-        self.resample = {
-            None: nn.Identity(),
-            "down": nn.AvgPool2d(2),
-            "up": nn.Upsample(scale_factor=2),
-        }[resample]
+        self.resample: nn.Module = nn.Identity()
+        if resample == "down":
+            self.resample = nn.AvgPool2d(2)
+        if resample == "up":
+            self.resample = nn.Upsample(scale_factor=2)
         self.norm1 = _norm(inp)
         self.conv1 = nn.Conv2d(inp, out, 3, padding=1)
         self.cond = _zero(nn.Linear(width, 2 * out))
@@ -329,16 +341,18 @@ class ResBlock(nn.Module):
     def forward(self, x, e):
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
         scale, shift = self.cond(e)[:, :, None, None].chunk(2, 1)
-        h = self.conv2(
-            self.drop(F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale)))
-        )
+        h = F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
+        h = self.conv2(self.drop(h))
         return (self.skip(self.resample(x)) + h) / math.sqrt(2)
 
 # %% ../nbs/06_nets.ipynb #d794d3e1
 class Attention(nn.Module):
     "Self-attention over the pixels of a picture, heads of at most 64 channels."
 
-    def __init__(self, ch):
+    def __init__(
+        self,
+        ch: int,  # channels in and out
+    ):
         super().__init__()
         self.heads = max(1, ch // 64)
         self.norm = _norm(ch)
@@ -354,6 +368,67 @@ class Attention(nn.Module):
         return (x + point(self.proj, a).mT.reshape(x.shape)) / math.sqrt(2)
 
 # %% ../nbs/06_nets.ipynb #d11b829e
+class Stage(nn.ModuleList):
+    "Layers of a U-Net, each told the condition, one after the other."
+
+    @property
+    def doubles(self) -> bool:
+        "Whether its block doubles the picture."
+        return bool(self[0].doubles)
+
+    def forward(self, h, e):
+        for layer in self:
+            h = layer(h, e)
+        return h
+
+
+def way_down(
+    widths: list,  # channels of each level
+    blocks: int,  # stages a level, besides those that halve the picture
+    block,  # makes a residual block: block(channels in, out, resample)
+    attends,  # whether a level has attention: attends(level)
+) -> tuple:  # the stages, and the channels of what the way up takes back
+    "The way from the full picture to the smallest."
+    stages = nn.ModuleList()
+    h = widths[0]
+    skips = [h]
+    for level, ch in enumerate(widths):
+        resamples: list[str | None] = [None] * blocks
+        if level:
+            resamples.insert(0, "down")
+        for resample in resamples:
+            stage = Stage([block(h, ch, resample)])
+            if attends(level):
+                stage.append(Attention(ch))
+            stages.append(stage)
+            h = ch
+            skips.append(h)
+    return stages, skips
+
+
+def way_up(
+    widths: list,  # as for `way_down`
+    blocks: int,
+    block,
+    attends,
+    skips: list,  # channels of what is taken back, the last first
+) -> nn.ModuleList:  # the stages
+    "The way from the smallest picture to the full one."
+    stages = nn.ModuleList()
+    skips = list(skips)
+    h = widths[-1]
+    for level, ch in reversed(list(enumerate(widths))):
+        for _ in range(blocks + 1):
+            stage = Stage([block(h + skips.pop(), ch)])
+            if attends(level):
+                stage.append(Attention(ch))
+            stages.append(stage)
+            h = ch
+        if level:
+            stages.append(Stage([block(h, h, "up")]))
+    return stages
+
+# %% ../nbs/06_nets.ipynb #a162c6e1
 class UNet(Net):
     """A U-Net of the DDPM++ family for pictures, `net(x, c, y)`: (B, C, H, W), (B,),
     (B,) -> (B, C + extra, H, W).
@@ -381,61 +456,43 @@ class UNet(Net):
             )
         self.cond = Condition(4 * channels, classes, max_freq)
         self.inp = nn.Conv2d(C, channels, 3, padding=1)
-        self.build(
-            [channels * m for m in mults],
-            blocks,
-            lambda level: H >> level in attention,
-            lambda i, o, r=None: ResBlock(i, o, 4 * channels, dropout, r),
-        )
+
+        def block(inp, out, resample=None):
+            return ResBlock(inp, out, 4 * channels, dropout, resample)
+
+        def attends(level):
+            return H >> level in attention
+
+        widths = [channels * m for m in mults]
+        h = widths[-1]
+        # weights are drawn on the way down, in the middle, and on the way up
+        down, skips = way_down(widths, blocks, block, attends)
+        mid = Stage([block(h, h), Attention(h), block(h, h)])
+        up = way_up(widths, blocks, block, attends, skips)
+        # and stand in this order
+        self.down = down
+        self.up = up
+        self.mid = mid
         self.out = nn.Sequential(
             _norm(channels * mults[0]),
             nn.SiLU(),
             _zero(nn.Conv2d(channels * mults[0], C + extra_channels, 3, padding=1)),
         )
 
-# %% ../nbs/06_nets.ipynb #f17da235
-@patch
-def build(self: UNet, chans, blocks, attends, block):
-    "The blocks of the way down, the middle, and the way up."
-    self.down = nn.ModuleList()
-    self.up = nn.ModuleList()
-    h = chans[0]
-    skips = [h]
-    attend = lambda ch, level: [Attention(ch)] if attends(level) else []
-    for level, ch in enumerate(chans):
-        for k in range(blocks + (level > 0)):
-            self.down.append(
-                nn.ModuleList(
-                    [
-                        block(h, ch, "down" if level and k == 0 else None),
-                        *attend(ch, level),
-                    ]
-                )
-            )
-            skips.append(h := ch)
-    self.mid = nn.ModuleList([block(h, h), Attention(h), block(h, h)])
-    for level, ch in reversed(list(enumerate(chans))):
-        for k in range(blocks + 1):
-            self.up.append(
-                nn.ModuleList([block(h + skips.pop(), ch), *attend(ch, level)])
-            )
-            h = ch
-        if level:
-            self.up.append(nn.ModuleList([block(h, h, "up")]))
-
-# %% ../nbs/06_nets.ipynb #97268c54
-@patch
-def forward(self: UNet, x, c, y=None):
-    "What the network says of pictures x at times c."
-    e, h = self.cond(c, y), self.inp(x)
-    run = lambda layers, h: [h := layer(h, e) for layer in layers][-1]
-    skips = [h]
-    for layers in self.down:
-        skips.append(h := run(layers, h))
-    h = run(self.mid, h)
-    for layers in self.up:
-        h = run(layers, h if layers[0].doubles else torch.cat([h, skips.pop()], 1))
-    return self.out(h)
+    def forward(self, x, c, y=None):
+        "What the network says of pictures x at times c."
+        e = self.cond(c, y)
+        h = self.inp(x)
+        skips = [h]
+        for stage in self.down:
+            h = stage(h, e)
+            skips.append(h)
+        h = self.mid(h, e)
+        for stage in self.up:
+            if not stage.doubles:
+                h = torch.cat([h, skips.pop()], 1)
+            h = stage(h, e)
+        return self.out(h)
 
 # %% ../nbs/06_nets.ipynb #f2997b57
 def grid_waves(
@@ -456,12 +513,20 @@ def grid_waves(
     return torch.cat([a.sin(), a.cos()], 2).flatten(1)
 
 # %% ../nbs/06_nets.ipynb #e209fd62
+def _modulate(h, shift, scale):
+    "A layer normalisation of tokens, scaled by one more than `scale`, and shifted."
+    return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=1e-6), 1 + scale)
+
+
 class DiTBlock(nn.Module):
     """Attention and a perceptron on tokens (B, n, width), each told the condition (B,
     width) by shift, scale and gate; heads of at most 64 features.
     """
 
-    def __init__(self, width):
+    def __init__(
+        self,
+        width: int,  # features of a token and of the condition
+    ):
         super().__init__()
         self.heads = next(
             h for h in range(1, width + 1) if width % h == 0 and width // h <= 64
@@ -476,33 +541,28 @@ class DiTBlock(nn.Module):
     def attend(self, h):
         "Attention between the tokens h (B, n, width)."
         q, k, v = self.qkv(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(
-            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        )
+        a = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(a.transpose(1, 2).flatten(2))
 
-# %% ../nbs/06_nets.ipynb #f5361e97
-def _modulate(h, shift, scale):
-    return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=1e-6), 1 + scale)
-
-
-@patch
-def forward(
-    self: DiTBlock,
-    h,  # (B, n, width) tokens
-    e,  # (B, width) the condition
-):  # (B, n, width)
-    """Attention, then the perceptron, each modulated and gated by the condition
-    (Peebles and Xie 2023).
-    """
-    shift1, scale1, gate1, shift2, scale2, gate2 = self.cond(e)[:, None].chunk(6, 2)
-    h = torch.addcmul(h, gate1, self.attend(_modulate(h, shift1, scale1)))
-    return torch.addcmul(h, gate2, self.mlp(_modulate(h, shift2, scale2)))
+    def forward(
+        self,
+        h,  # (B, n, width) tokens
+        e,  # (B, width) the condition
+    ):  # (B, n, width)
+        """Attention, then the perceptron, each modulated and gated by the condition
+        (Peebles and Xie 2023).
+        """
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.cond(e)[:, None].chunk(6, 2)
+        h = torch.addcmul(h, gate1, self.attend(_modulate(h, shift1, scale1)))
+        return torch.addcmul(h, gate2, self.mlp(_modulate(h, shift2, scale2)))
 
 # %% ../nbs/06_nets.ipynb #f3f5e9a6
 class DiT(Net):
     """A diffusion transformer for pictures, `net(x, c, y)`: (B, C, H, W), (B,), (B,) ->
     (B, C + extra, H, W).
     """
+
+    pos: Tensor  # (n, width) where the tokens lie
 
     def __init__(
         self,
@@ -522,6 +582,7 @@ class DiT(Net):
                 "that divides both sides"
             )
         self.size = (H, W)
+        self.patch = patch
         self.grid = (H // patch, W // patch)
         self.cond = Condition(width, classes, max_freq)
         self.inp = nn.Conv2d(C, width, patch, patch)
@@ -530,32 +591,32 @@ class DiT(Net):
         self.last = _zero(nn.Linear(width, 2 * width))
         self.head = _zero(nn.Linear(width, patch**2 * (C + extra_channels)))
         for p in self.parameters():
-            nn.init.xavier_uniform_(
-                p.flatten(1)
-            ) if p.ndim > 1 and p.any() else nn.init.zeros_(p)
+            if p.ndim > 1 and p.any():
+                nn.init.xavier_uniform_(p.flatten(1))
+            else:
+                nn.init.zeros_(p)
 
-# %% ../nbs/06_nets.ipynb #7284eefe
-@patch
-def tokens(self: DiT, x):
-    "The patches of pictures as tokens: (B, C, H, W) -> (B, n, width)."
-    if x.shape[2:] != self.size:
-        raise ValueError(
-            "x: pictures of {} x {}, to a network for {} x {}; give the size of its "
-            "shape".format(*x.shape[2:], *self.size)
-        )
-    return self.inp(x).flatten(2).mT
+    def tokens(self, x):
+        "The patches of pictures as tokens: (B, C, H, W) -> (B, n, width)."
+        if x.shape[2:] != self.size:
+            raise ValueError(
+                "x: pictures of {} x {}, to a network for {} x {}; give the size of "
+                "its shape".format(*x.shape[2:], *self.size)
+            )
+        return self.inp(x).flatten(2).mT
 
+    def pixels(self, h):
+        """What the head makes of tokens, as pictures: (B, n, width) ->
+        (B, C + extra, H, W).
+        """
+        h = self.head(h).mT.unflatten(2, self.grid)
+        return F.pixel_shuffle(h, self.patch)
 
-@patch
-def pixels(self: DiT, h):
-    "What the head makes of tokens, as pictures: (B, n, width) -> (B, C + extra, H, W)."
-    return F.pixel_shuffle(self.head(h).mT.unflatten(2, self.grid), self.inp.stride[0])
-
-
-@patch
-def forward(self: DiT, x, c, y=None):
-    "What the network says of pictures x at times c."
-    h, e = self.tokens(x) + self.pos, self.cond(c, y)
-    for block in self.blocks:
-        h = block(h, e)
-    return self.pixels(_modulate(h, *self.last(e)[:, None].chunk(2, 2)))
+    def forward(self, x, c, y=None):
+        "What the network says of pictures x at times c."
+        h = self.tokens(x) + self.pos
+        e = self.cond(c, y)
+        for block in self.blocks:
+            h = block(h, e)
+        shift, scale = self.last(e)[:, None].chunk(2, 2)
+        return self.pixels(_modulate(h, shift, scale))
