@@ -28,7 +28,7 @@ def wait():
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
 
-# %% ../nbs/03_distributed.ipynb #b0e0a8d2
+# %% ../nbs/03_distributed.ipynb #f98feed3
 def has_bf16() -> bool:
     "Does the processor compute in bfloat16, rather than imitate it?"
     return (
@@ -55,7 +55,7 @@ def accelerator(
             f"device: {device!r} is not available here; give "
             f"{' or '.join(d for d in there if there[d])}, or None to choose"
         )
-    # its precision and device are fixed otherwise
+    # otherwise its precision and device stay those of the first call
     AcceleratorState._reset_state(
         reset_partial_state=not torch.distributed.is_initialized()
     )
@@ -72,7 +72,7 @@ def accelerator(
         **more,
     )
 
-# %% ../nbs/03_distributed.ipynb #f98feed3
+# %% ../nbs/03_distributed.ipynb #60164096
 def map_processes(
     f,  # what to do with an item
     items,  # the items
@@ -81,25 +81,28 @@ def map_processes(
 ) -> list:  # what f returned for all of them, in order, on every process
     "Work shared out evenly among the processes of `accelerate launch`."
     items = list(items)
-    bar = lambda mine: tqdm(
-        mine,
-        name,
-        disable=name is None or len(items) < 2 or not main_process(),
-        mininterval=1 if sys.stderr.isatty() else 15,
-    )
-    if not torch.distributed.is_initialized():
-        return [f(i) for i in bar(items)]
-    with PartialState().split_between_processes(items) as mine:
-        return gather_object([f(i) for i in bar(mine)])
+    silent = name is None or len(items) < 2 or not main_process()
+    pause = 1 if sys.stderr.isatty() else 15  # seconds between two looks of the bar
 
-# %% ../nbs/03_distributed.ipynb #60164096
+    def done(mine):
+        return [f(i) for i in tqdm(mine, name, disable=silent, mininterval=pause)]
+
+    if not torch.distributed.is_initialized():
+        return done(items)
+    with PartialState().split_between_processes(items) as mine:
+        return gather_object(done(mine))
+
+# %% ../nbs/03_distributed.ipynb #7878177d
 def device_name(
     device=None,  # that was used; None is the best there is
 ) -> str:
     "The GPU's name, or the processor's where the system tells."
     if torch.cuda.is_available() and str(device) != "cpu":
         return torch.cuda.get_device_name()
+    plain = platform.processor() or platform.machine()
     try:
-        return re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError):
-        return platform.processor() or platform.machine()
+        told = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return plain
+    found = re.search(r"model name\s*:\s*(.+)", told)
+    return found[1] if found else plain

@@ -29,7 +29,7 @@ class WriteError(OSError):
     the system's.
     """
 
-    intact = ""  # what is still there, where the writer knows
+    intact: str = ""  # what is still there, where the writer knows
 
     def __str__(self):
         full = {
@@ -37,11 +37,17 @@ class WriteError(OSError):
             getattr(errno, "EDQUOT", None): "free some space",
             errno.EFBIG: "raise the limit on the size of files",
         }
-        return f"out: '{self.filename}' cannot be written ({self.strerror}); {full.get(self.errno, 'make its folder writable')} and give the same command again{self.intact}"
+        remedy = full.get(self.errno, "make its folder writable")
+        return (
+            f"out: '{self.filename}' cannot be written ({self.strerror}); {remedy} and "
+            f"give the same command again{self.intact}"
+        )
 
 
 @contextmanager
-def writing(path):
+def writing(
+    path,  # the file, for the message
+):
     "What goes wrong while a file is written becomes one sentence."
     try:
         yield
@@ -52,7 +58,9 @@ def writing(path):
 
 # %% ../nbs/04_runs.ipynb #247b2e34
 @contextmanager
-def replacing(path):
+def replacing(
+    path,  # the file
+):
     """A temporary path to write to; it becomes `path` when all went well, and is
     removed when not.
     """
@@ -85,10 +93,15 @@ def _plain(x):
         return {k: _plain(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
         return [_plain(v) for v in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
+    if isinstance(x, float) and not math.isfinite(x):
+        return None
+    return x
 
 
-def write_json(obj, path):
+def write_json(
+    obj,  # dictionaries, lists, numbers, strings
+    path,  # the file
+):
     "Write JSON, whole or not at all; numbers that are not finite become null."
     write_atomic(path, json.dumps(_plain(obj), indent=1, allow_nan=False).encode())
 
@@ -104,18 +117,21 @@ def state_digest(
     return h.hexdigest()[:16]
 
 # %% ../nbs/04_runs.ipynb #cbe54de9
-def sha16(path) -> str:
+def sha16(
+    path,  # of a file
+) -> str:
     "The first 16 digits of a file's SHA-256."
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
-# %% ../nbs/04_runs.ipynb #dd2ecac2
+# %% ../nbs/04_runs.ipynb #b4df890e
 def apart(
     state: dict,  # name -> tensor
 ) -> dict:  # likewise, on the CPU
     """Tensors each in memory of its own, as safetensors writes them; tied weights are
     written twice.
     """
-    seen, out = set(), {}
+    seen = set()
+    out = {}
     for k, v in state.items():
         v = v.detach().cpu().contiguous()
         at = v.untyped_storage().data_ptr()
@@ -131,10 +147,9 @@ def save_state(
 ):
     "Write tensors and facts as one file, whole or not at all."
     tensors = apart(tensors)
-    meta = json.dumps(meta)
-    write_atomic(
-        path, save(tensors, metadata={"meta": meta, "digest": _digest(meta, tensors)})
-    )
+    facts = json.dumps(meta)
+    header = {"meta": facts, "digest": _digest(facts, tensors)}
+    write_atomic(path, save(tensors, metadata=header))
 
 
 def _digest(meta, tensors):
@@ -175,15 +190,22 @@ def newest_state(
             f"state: none of the {len(paths)} checkpoints in '{folder}' can be read; "
             "start again in another folder"
         )
+    return None
 
 # %% ../nbs/04_runs.ipynb #4773927f
-def write_tensors(tensors: dict, path):
+def write_tensors(
+    tensors: dict,  # name -> tensor
+    path,  # of the file; its folder is made
+):
     "Write tensors to a file, whole or not at all."
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, save({k: v.cpu().contiguous() for k, v in tensors.items()}))
 
 
-def read_tensors(path, device="cpu") -> dict:
+def read_tensors(
+    path,  # of the file
+    device="cpu",  # where they shall be; for `mps` they stay on the CPU
+) -> dict:  # name -> tensor
     "Tensors from a file."
     return load_file(path, device="cpu" if "mps" in str(device) else str(device))
 
@@ -239,7 +261,8 @@ def _try_folder(out, resume):
         # of a process that was killed
         for part in (*out.glob(".*.part"), *(out / "state").glob(".step-*.part")):
             part.unlink(missing_ok=True)
-        (probe := out / "state" / ".probe").write_bytes(b"")
+        probe = out / "state" / ".probe"
+        probe.write_bytes(b"")
         probe.unlink(missing_ok=True)
     except OSError as e:
         raise PermissionError(
@@ -254,10 +277,11 @@ def _try_folder(out, resume):
 # %% ../nbs/04_runs.ipynb #1480d602
 def environment() -> dict:
     "Versions, device and threads, for a run's config.json."
+    packages = ("torch", "torchdiffeq", "accelerate", "numpy")
     return {
         "python": platform.python_version(),
         "odeflow": odeflow.__version__,
-        **{p: version(p) for p in ("torch", "torchdiffeq", "accelerate", "numpy")},
+        **{p: version(p) for p in packages},
         "system": platform.system(),
         "device": device_name(),
         "threads": torch.get_num_threads(),
@@ -269,13 +293,16 @@ def stop_signals():
     """SIGTERM and Ctrl-C set a flag instead of ending the process; yields the list that
     holds the signal.
     """
-    got, old = [], {}
+    got: list[int] = []
+    old = {}
+
+    def remember(number, frame):
+        got.append(number)
+
     for s in (signal.SIGTERM, signal.SIGINT):
-        try:
-            old[s] = signal.signal(s, lambda s, frame: got.append(s))
-        # not in the main thread: signals are not ours to take
-        except ValueError:
-            pass
+        # only the main thread may take signals
+        with suppress(ValueError):
+            old[s] = signal.signal(s, remember)
     try:
         yield got
     finally:

@@ -426,7 +426,7 @@ def test_a_run_that_goes_on_is_its_newest_state(tmp_path):
     """After a finished run was continued and stopped, its folder was still sampled by
     the weights of before.
     """
-    from odeflow import train as module
+    from odeflow import training as module
 
     data, out = Data(points()), tmp_path / "run"
     train(RectifiedFlow(), mlp(), data, out, steps(2), **QUICK)

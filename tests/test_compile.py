@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-import odeflow.flow, odeflow.train
+import odeflow.sampling, odeflow.training
 from odeflow.data import Data
 from odeflow.flow import Rng
 from odeflow.sampling import padded, program_size, sample
@@ -25,7 +25,7 @@ def watched(monkeypatch):
     """Programs are traced and counted, and then run as they are: making them fast is
     not what is tested here.
     """
-    for module in (odeflow.flow, odeflow.train):
+    for module in (odeflow.sampling, odeflow.training):
         monkeypatch.setattr(
             module,
             "compiled",

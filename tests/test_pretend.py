@@ -81,7 +81,7 @@ def host(monkeypatch):
             acc.state.device = PartialState().device = CUDA
         return acc
 
-    monkeypatch.setattr("odeflow.train.accelerator", on_cuda)
+    monkeypatch.setattr("odeflow.training.accelerator", on_cuda)
     with pretend() as host:
         yield host
     AcceleratorState._reset_state(True)
