@@ -127,7 +127,7 @@ rehearsal: $(STAMP)
 	@rm -rf runs/rehearsal
 	$(BIN)/python tools/rehearse.py runs/rehearsal
 
-# What stands after `make lease RUN=` is an experiment with its parameters, as for `python -m odeflow.train`.
+# What stands after `make lease RUN=` is an experiment with its parameters, as for `odeflow train`.
 RUN :=
 lease: $(STAMP)
 	$(BIN)/python tools/lease.py all $(RUN)

@@ -621,6 +621,6 @@ def test_a_preset_for_other_data():
 
 def test_the_module_is_the_command():
     out = subprocess.run(
-        [sys.executable, "-m", "odeflow.cli", "fly"], capture_output=True, text=True
+        [sys.executable, "-m", "odeflow", "fly"], capture_output=True, text=True
     )
     assert out.returncode == 2 and "there is no command 'fly'" in out.stderr

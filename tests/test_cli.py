@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from odeflow import cli, experiment
+from odeflow import cli
 from odeflow.runs import replacing
 from odeflow.data import load_data
-from odeflow.experiment import EXPERIMENTS, pack, Parameters, Rectified, unpack
+from odeflow.experiment import disk, EXPERIMENTS, Rectified
 from odeflow.pipeline import Pipeline, PRETRAINED
 
 MODEL, TOLD = "digits-1-rf", "digits-1-rf-classes"
@@ -24,7 +24,7 @@ def odeflow(*words):
 
 
 def train(*words):
-    return experiment.main([str(w) for w in words])
+    return odeflow("train", *words)
 
 
 @pytest.fixture
@@ -60,7 +60,6 @@ def room(tmp_path, monkeypatch):
     np.savez("nine.npz", images=np.zeros((3, 9, 9, 1), np.uint8))
     np.savez("objects.npz", images=np.array([{}], object))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "nine.npz").read_bytes()[:99])
-    pack("full", "parts")
     return tmp_path
 
 
@@ -139,23 +138,6 @@ fid pictures pictures --batch 0                  | batch: 0
 fid pictures pictures --device gpu9              | device: 'gpu9' is not available here
 fid pictures pictures --json folder              | json: 'folder' is a folder
 fid pictures pictures --json nowhere/a           | json: there is no folder 'nowhere'
-pack nowhere to                                  | folder: there is no folder 'nowhere'
-pack file to                                     | folder: there is no folder 'file'
-pack folder to                                   | folder: 'folder' holds no files
-pack full file                                   | 'file'
-pack full full/parts                             | to: 'full/parts' lies in what is packed
-pack full full                                   | to: 'full' lies in what is packed
-pack full to --limit 0                           | limit: 0.0 MB given for a part
-pack full to --limit -1                          | limit: -1.0 MB given for a part
-pack full to --limit nan                         | limit: nan is not accepted
-pack full to --limit inf                         | limit: inf is not accepted
-pack full to --limit 1e15                        | limit: 1000000000000000.0 MB given for a part
-unpack nowhere to                                | parts: 'nowhere' holds no parts.json
-unpack full to                                   | parts: 'full' holds no parts.json
-unpack file to                                   | parts: 'file' holds no parts.json
-unpack parts full                                | folder: 'full' is there and is not empty
-unpack parts file                                | folder: 'file' is there and is not empty
-unpack parts file/to                             | 'file'
 """
 
 
@@ -189,7 +171,6 @@ def test_wrong_input_of_every_argument_gets_one_sentence(room, ends):
         "nine.npz",
         "objects.npz",
         "cut.npz",
-        "parts",
     }
 
 
@@ -300,7 +281,7 @@ def test_a_wrong_value_of_a_training_gets_one_sentence(room, ends, words):
             "run",
             *(w.replace(":", " ") for w in words.split()),
         ),
-        "odeflow.train",
+        "odeflow train",
     )
     assert not list(room.rglob("*.safetensors"))
 
@@ -314,7 +295,7 @@ def test_a_loss_that_is_no_longer_finite(room, ends):
     assert (
         status == 1
         and re.fullmatch(
-            r"odeflow.train: loss: (nan|inf) near step \d+; lower lr \(1e\+30\) or "
+            r"odeflow train: loss: (nan|inf) near step \d+; lower lr \(1e\+30\) or "
             r"clip .*",
             last,
         )
@@ -331,8 +312,7 @@ def test_a_loss_that_is_no_longer_finite(room, ends):
         (
             odeflow,
             "fud",
-            "odeflow: there is no command 'fud'; there are sample, encode, fid, "
-            "pack, unpack",
+            "odeflow: there is no command 'fud'; there are train, sample, encode, fid",
         ),
         (
             odeflow,
@@ -360,49 +340,47 @@ def test_a_loss_that_is_no_longer_finite(room, ends):
         ),
         (
             odeflow,
-            "unpack a b c",
-            "odeflow unpack: unrecognized arguments: c; `odeflow unpack --help` "
+            "encode a b c",
+            "odeflow encode: unrecognized arguments: c; `odeflow encode --help` "
             "explains",
         ),
         (
             train,
             "fud",
-            "python -m odeflow.train: argument {rf,sde,pfgm,transfer}: invalid "
-            "choice: 'fud'",
+            "odeflow train: argument {rf,sde,pfgm,transfer}: invalid choice: 'fud'",
         ),
         (
             train,
             "",
-            "python -m odeflow.train: the following arguments are required: "
+            "odeflow train: the following arguments are required: "
             "{rf,sde,pfgm,transfer}",
         ),
         (
             train,
             "rf --rounds two",
-            "python -m odeflow.train rf: argument --rounds: 'two' is no int; give 1 "
-            "or more; `python -m odeflow.train rf --help` explains",
+            "odeflow train rf: argument --rounds: 'two' is no int; give 1 "
+            "or more; `odeflow train rf --help` explains",
         ),
         (
             train,
             "rf --lr",
-            "python -m odeflow.train rf: argument --lr: expected one argument",
+            "odeflow train rf: argument --lr: expected one argument",
         ),
         (
             train,
             "rf --distill maybe",
-            "python -m odeflow.train rf: argument --distill: 'maybe' is no bool; "
+            "odeflow train rf: argument --distill: 'maybe' is no bool; "
             "give True or False",
         ),
         (
             train,
             "rf --seed 1.5",
-            "python -m odeflow.train rf: argument --seed: '1.5' is no int; give 0 or "
-            "more",
+            "odeflow train rf: argument --seed: '1.5' is no int; give 0 or more",
         ),
         (
             train,
             "sde --roundz 2",
-            "python -m odeflow.train: unrecognized arguments: --roundz 2",
+            "odeflow train: unrecognized arguments: --roundz 2",
         ),
     ],
 )
@@ -441,12 +419,12 @@ def test_both_mains_end_alike(monkeypatch, ends, slip, debug):
     def fail(*args, **given):
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "pack", lambda: fail())
-    monkeypatch.setattr(experiment, "run", fail)
+    monkeypatch.setitem(cli.COMMANDS, "stub", lambda: fail())
+    monkeypatch.setattr(cli, "run", fail)
     for main, words, prog in (
-        (odeflow, ["pack"], "odeflow pack"),
-        (train, ["rf"], "odeflow.train"),
-        (train, ["rf", "--seed", "1"], "odeflow.train"),
+        (odeflow, ["stub"], "odeflow stub"),
+        (train, ["rf"], "odeflow train"),
+        (train, ["rf", "--seed", "1"], "odeflow train"),
     ):
         got, out, err = ends(main, *words, *["--debug"] * debug)
         assert (
@@ -462,14 +440,14 @@ def test_both_mains_end_alike(monkeypatch, ends, slip, debug):
 
 
 def test_debug_stands_anywhere(monkeypatch, ends):
-    monkeypatch.setattr(experiment, "run", lambda name, **given: {}[name])
-    monkeypatch.setitem(cli.COMMANDS, "pack", lambda folder, limit=1: {}[folder])
+    monkeypatch.setattr(cli, "run", lambda name, **given: {}[name])
+    monkeypatch.setitem(cli.COMMANDS, "stub", lambda folder, limit=1: {}[folder])
     for main, lines in (
         (
             train,
             (["--debug", "rf"], ["rf", "--debug"], ["rf", "--debug", "--seed", "1"]),
         ),
-        (odeflow, (["pack", "--debug", "a"], ["pack", "a", "--debug"])),
+        (odeflow, (["stub", "--debug", "a"], ["stub", "a", "--debug"])),
     ):
         for words in lines:
             assert "Traceback" in ends(main, *words)[2]
@@ -502,11 +480,11 @@ def test_signals_end_a_command_and_remove_what_is_half_done(room, monkeypatch):
             print("begun", file=sys.stderr, flush=True)
             time.sleep(99)
 
-    monkeypatch.setitem(cli.COMMANDS, "pack", lambda: work())
-    monkeypatch.setattr(experiment, "run", work)
+    monkeypatch.setitem(cli.COMMANDS, "stub", lambda: work())
+    monkeypatch.setattr(cli, "run", work)
     cases = [
         (*case, *end)
-        for case in ((odeflow, "pack"), (train, "rf"))
+        for case in ((odeflow, "stub"), (train, "rf"))
         for end in ((signal.SIGTERM, 143), (signal.SIGINT, 130))
     ]
     for main, word, s, status in cases:
@@ -516,7 +494,7 @@ def test_signals_end_a_command_and_remove_what_is_half_done(room, monkeypatch):
             os.kill(pid, s)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
             assert said.read() == (
-                "odeflow.train: interrupted; what is written in 'runs/train_rf' is "
+                "odeflow train: interrupted; what is written in 'runs/train_rf' is "
                 "kept, and the same command goes on from there\n"
                 if (word, s) == ("rf", signal.SIGINT)
                 else ""
@@ -527,7 +505,7 @@ def test_signals_end_a_command_and_remove_what_is_half_done(room, monkeypatch):
 
 
 def test_a_reader_that_has_gone(room):
-    """As `odeflow pack … | head -0`: quiet, also when the process ends, with the status
+    """As `odeflow sample … | head -0`: quiet, also when the process ends, with the status
     of a closed pipe.
     """
     env = {
@@ -542,16 +520,16 @@ def test_a_reader_that_has_gone(room):
     }
     code = "import sys; from odeflow.cli import main; sys.exit(main())"
     p = subprocess.Popen(
-        [sys.executable, "-c", code, "pack", "full", "to"],
+        [sys.executable, "-c", code, "sample", MODEL, "--n", "2", "--nfe", "2"],
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     p.stdout.close()
-    assert (p.wait(), p.stderr.read()) == (141, "") and contents(
-        unpack("to", "there")
-    ) == {"a": b"a"}
+    assert (p.wait(), p.stderr.read()) == (141, "")
+    with Image.open(room / "samples.png") as im:
+        assert im.format == "PNG"
 
 
 # What a sample holds
@@ -717,193 +695,11 @@ def test_help_says_what_guidance_costs_and_which_labels_are_used(ends):
     )
 
 
-# What travels
-
-
-def contents(top, above=()):
-    """What a folder holds for whoever reads it, through links; a link to a folder that
-    it lies in holds nothing.
-    """
-    found, here = {}, (*above, os.path.realpath(top))
-    for name in os.listdir(top):
-        path = os.path.join(top, name)
-        if os.path.isdir(path):
-            found |= (
-                {f"{name}/{k}": v for k, v in contents(path, here).items()}
-                if os.path.realpath(path) not in here
-                else {}
-            )
-        else:
-            found[name] = Path(path).read_bytes()
-    return found
-
-
-NAMES = st.sampled_from(["a", "b c", "ü", "-d", "e.txt"])
-ENTRIES = st.lists(
-    st.tuples(
-        st.sampled_from(["file", "folder", "link", "up", "out", "hard"]),
-        st.lists(NAMES, min_size=1, max_size=3),
-        st.binary(max_size=300),
-        st.integers(0, 99),
-    ),
-    max_size=7,
-)
-
-
-def planted(top, outside, entries):
-    """A tree of files, folders, and links of each kind: to what is there already, to a
-    folder above, to a folder outside; and hard links.
-    """
-    for d in (top, outside):
-        d.mkdir()
-    (outside / "far").write_bytes(b"far")
-    for kind, names, blob, k in entries:
-        path = top.joinpath(*names)
-        there = sorted(p for p in top.rglob("*") if not p.is_symlink())
-        files = [p for p in there if p.is_file()]
-        if os.path.lexists(path) or not all(
-            q.is_dir() and not q.is_symlink()
-            for q in path.parents
-            if top in q.parents and os.path.lexists(q)
-        ):
-            continue
-        (path if kind == "folder" else path.parent).mkdir(parents=True, exist_ok=True)
-        if kind == "file":
-            path.write_bytes(blob)
-        if kind == "link" and there:
-            path.symlink_to(os.path.relpath(there[k % len(there)], path.parent))
-        if kind == "up":
-            path.symlink_to(path.parents[k % len(names)])
-        if kind == "out":
-            path.symlink_to(outside if k % 2 else outside / "far")
-        if kind == "hard" and files:
-            os.link(files[k % len(files)], path)
-
-
-@settings(max_examples=40)
-@given(entries=ENTRIES, kilobytes=st.sampled_from([3, 16000]))
-def test_pack_then_unpack_is_the_identity_on_contents(
-    tmp_path_factory, entries, kilobytes
-):
-    home = tmp_path_factory.mktemp("tree")
-    planted(home / "top", home / "outside", entries)
-    held = contents(home / "top")
-    if not held:
-        with pytest.raises(ValueError, match="holds no files"):
-            pack(home / "top", home / "parts")
-        return
-    pack(home / "top", home / "parts", kilobytes / 1000)
-    shutil.rmtree(home / "outside")
-    assert contents(unpack(home / "parts", home / "there")) == held
-    assert not [
-        p
-        for p in (home / "there").rglob("*")
-        if p.is_symlink() or p.is_file() and p.stat().st_nlink > 1
-    ]
-
-
-@pytest.mark.parametrize(
-    "link, target",
-    [
-        ("full/gone", "nowhere"),
-        ("full/gone", "/nowhere"),
-        ("full/gone", "gone"),
-        ("store/gone", "nowhere"),
-    ],
-)
-def test_a_link_that_leads_nowhere_is_refused_by_name(room, ends, link, target):
-    (room / "store").mkdir()
-    (room / "full/store").symlink_to(room / "store")
-    os.symlink(target, link)
-    assert "gone" in refused(ends(odeflow, "pack", "full", "to"), "odeflow pack")
-    assert not (room / "to").exists()
-
-
-def archive(folder, *members):
-    "What `pack` would write if an archive held these."
-    Path(folder).mkdir()
-    with tarfile.open(blob := Path(folder) / "blob", "w") as tar:
-        for name, kind, link in members:
-            m = tarfile.TarInfo(name)
-            m.type = kind
-            m.linkname = link
-            m.size = 1 if kind == tarfile.REGTYPE else 0
-            tar.addfile(m, io.BytesIO(b"x") if m.size else None)
-    experiment._parts(open(blob, "rb"), Path(folder), 10**9)
-    blob.unlink()
-
-
-EVIL = {
-    "a link": ("a", tarfile.SYMTYPE, "b"),
-    "a link outside": ("a", tarfile.SYMTYPE, "/etc/passwd"),
-    "a hard link": ("a", tarfile.LNKTYPE, "good"),
-    "a way up": ("../a", tarfile.REGTYPE, ""),
-    "a way up below": ("b/../../a", tarfile.REGTYPE, ""),
-    "an absolute path": (None, tarfile.REGTYPE, ""),
-    "a device": ("a", tarfile.CHRTYPE, ""),
-    "a pipe": ("a", tarfile.FIFOTYPE, ""),
-}
-
-
-@pytest.mark.parametrize("kind", EVIL)
-def test_an_archive_that_pack_did_not_write(room, ends, kind):
-    name, *rest = EVIL[kind]
-    # an absolute path, but one that this test may look at
-    name = name or str(room / "outside")
-    archive("evil", ("good", tarfile.REGTYPE, ""), (name, *rest))
-    said = refused(ends(odeflow, "unpack", "evil", "to"), "odeflow unpack")
-    assert name in said and "give parts that pack wrote" in said
-    assert (
-        not (room / "to").exists()
-        and not (room / "a").exists()
-        and not (room / "outside").exists()
-        and not list(room.glob(".unpack-*"))
-    )
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", "null", "3", "[1]", "[null]", '"abc"', "[[]]", "\xff"]
-)
-def test_a_damaged_list_of_sums(room, ends, text):
-    (room / "parts/parts.json").write_bytes(text.encode("latin1"))
-    assert "parts.json' is damaged; bring it again" in refused(
-        ends(odeflow, "unpack", "parts", "to"), "odeflow unpack"
-    )
-
-
-def test_parts_that_are_no_archive(room, ends):
-    for k, blob in enumerate(
-        (b"x" * 20000, b"\0" * 100, (room / "parts/part-0000").read_bytes()[:700])
-    ):
-        (room / f"{k}").mkdir()
-        experiment._parts(io.BytesIO(blob), room / f"{k}", 10**9)
-        said = ends(odeflow, "unpack", k, f"to-{k}")
-        if said[0]:
-            refused(said, "odeflow unpack")
-        else:
-            assert (
-                contents(room / f"to-{k}") == {"a": b"a"}
-                or contents(room / f"to-{k}") == {}
-            )
-
-
-def test_an_empty_folder_may_be_filled(room, ends):
-    assert ends(odeflow, "unpack", "parts", "folder") == (
-        0,
-        "folder\n",
-        "",
-    ) and contents(room / "folder") == {"a": b"a"}
-
-
 # What a run will take
 
 
 def experiment_of(cls=Rectified, **given):
-    return cls(
-        Parameters({}, **cls.options).check(
-            {k: v[3] for k, v in cls.options.items()} | dict(device="cpu") | given
-        )
-    )
+    return cls(cls.declared(**dict(device="cpu") | given))
 
 
 def test_a_run_says_which_training_each_budget_is_of(room):
@@ -971,7 +767,7 @@ def test_the_disk_that_a_run_takes(room, name, dataset, pairs):
         for k in ("recipe", "reflow", "distill")
     }
     e.plan = dataclasses.replace(e.plan, draw=dict(solver="euler", nfe=2), **often)
-    couplings, _, each, disk = e.disk()
+    couplings, _, each, total = disk(e)
     e.train()
     files = [p for p in (room / "run").rglob("*") if p.is_file()]
     assert len([p for p in files if p.match("state/step-*.safetensors")]) == 2 * 4
@@ -979,4 +775,4 @@ def test_the_disk_that_a_run_takes(room, name, dataset, pairs):
         couplings * each, rel=0.01
     )
     taken = sum(p.stat().st_size for p in files)
-    assert taken == pytest.approx(disk, rel=0.2), (taken, disk)
+    assert taken == pytest.approx(total, rel=0.2), (taken, total)

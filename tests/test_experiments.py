@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np, pytest, torch
 from PIL import Image
-from odeflow.experiment import main, run
+from odeflow.cli import main
+from odeflow.experiment import Rectified, RFParameters, run
 from odeflow.pipeline import Pipeline
 from odeflow.distributed import has_bf16
 from odeflow.presets import PRESETS
@@ -277,6 +278,7 @@ def test_a_bad_job_gets_one_sentence(tmp_path, monkeypatch, capsys, words, says)
     assert (
         main(
             [
+                "train",
                 *words.split(),
                 *(
                     w
@@ -289,13 +291,13 @@ def test_a_bad_job_gets_one_sentence(tmp_path, monkeypatch, capsys, words, says)
         == 1
     )
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith("odeflow.train: ") and says in said, said
+    assert said.startswith("odeflow train: ") and says in said, said
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
 
 
 def test_a_word_that_is_no_number_is_a_usage_error(capsys):
     with pytest.raises(SystemExit, match="^2$"):
-        main(["rf", "--rounds", "two"])
+        main(["train", "rf", "--rounds", "two"])
     assert (
         "argument --rounds: 'two' is no int; give 1 or more" in capsys.readouterr().err
     )
@@ -459,22 +461,10 @@ def test_a_run_in_bfloat16_says_so(tmp_path, recwarn):
 
 def test_a_preset_mirrors(tmp_path):
     "Unless it is told not to."
-    from odeflow.experiment import EXPERIMENTS, Parameters
-
-    options = EXPERIMENTS["rf"].options
-    cfg = lambda **given: Parameters({}, **options).check(
-        {k: v[3] for k, v in options.items()}
-        | dict(
-            out=str(tmp_path / "run"),
-            resize=32,
-            dataset="digits",
-            preset="cifar10-quarter",
-            device="cpu",
-        )
-        | given
-    )
+    own = dict(out=str(tmp_path / "run"), resize=32, preset="cifar10-quarter")
+    cfg = lambda **given: RFParameters(**own | dict(device="cpu") | given)
     assert [
-        EXPERIMENTS["rf"](cfg(**g)).data.flip
+        Rectified(cfg(**g)).data.flip
         for g in (
             {},
             {"flip": False},
@@ -483,6 +473,6 @@ def test_a_preset_mirrors(tmp_path):
         )
     ] == [True, False, False, True]
     assert (
-        EXPERIMENTS["rf"](cfg(dropout=0.3)).plan.net["dropout"] == 0.3
+        Rectified(cfg(dropout=0.3)).plan.net["dropout"] == 0.3
         and "dropout" not in PRESETS["cifar10-quarter"].net
     )

@@ -9,10 +9,17 @@ import nbformat, pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 CELLS = (
-    "from odeflow.experiment import Parameters, table\nparams = "
-    "Parameters(globals(), rounds=(int, lambda v: v >= 1, '1 or more'), lr=(float, "
-    "lambda v: v > 0, 'a positive number'), device=((str, type(None)), None, 'cpu or "
-    "cuda'))",
+    """from dataclasses import dataclass
+from odeflow.experiment import Guard, param, Parameters, table
+
+@dataclass
+class Three(Parameters):
+    rounds: int = param(2, "flows", "1 or more", lambda v: v >= 1)
+    lr: float = param(.1, "learning rate", "a positive number", lambda v: v > 0)
+    device: str | None = param(None, "where", "cpu or cuda")
+
+params = Guard(globals(), Three)
+""",
     "rounds: int = 2  # flows\nlr: float = .1  # learning rate\ndevice: str = None  "
     "# where",
     "cfg = params.check(globals())",

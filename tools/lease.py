@@ -10,8 +10,8 @@
     home      weights, statistics, rows, a grid and the log in files of at most 16 MB
     all       smoke, bench, train, judge, home
 
-What stands after STAGE is an experiment with its parameters, as for `python -m odeflow.train`; without any it is
-`rf --dataset cifar10 --preset cifar10 --rounds 1 --distill False --samples 50000`. It works in a checkout that is not installed, too.
+What stands after STAGE is an experiment with its parameters, as for `odeflow train`; without any it is
+`rf --dataset cifar10 --preset cifar10 --rounds 1 --no-distill --samples 50000`. It works in a checkout that is not installed, too.
 """
 
 import argparse, json, math, os, shutil, sys, time
@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 from odeflow.data import cache_dir, Data, load_data
-from odeflow.experiment import EXPERIMENTS, guarded, Parameters, parser
+from odeflow.cli import guarded, train_parser
+from odeflow.experiment import EXPERIMENTS
 from parcel import pack, unpack
 from odeflow.flow import Rng
 from odeflow.sampling import is_adaptive, sample, SOLVERS
@@ -640,11 +641,10 @@ class Job:
         if not cpu:
             accelerator(self.device)
         words = words if words[:1] and not words[0].startswith("-") else ["rf", *words]
-        given = vars(parser().parse_args(words))
+        given = vars(train_parser().parse_args(words))
         name = given.pop("experiment")
-        typed = {w[2:].partition("=")[0] for w in words if w.startswith("--")}
         given.pop("debug", None)
-        if typed & {"out", "fid"}:
+        if "out" in given or "fid" in given:
             raise ValueError(
                 "out: a lease writes into `--work`, and judges by the FID network; "
                 "leave out and fid away"
@@ -657,11 +657,9 @@ class Job:
             samples=50_000,
             keep=6,
         )
-        given |= {k: v for k, v in own.items() if k not in typed} | dict(
-            device=self.device, out=str(self.work / "run"), fid=False
-        )
+        fixed = dict(device=self.device, out=str(self.work / "run"), fid=False)
         self.make = EXPERIMENTS[name]
-        self.cfg = Parameters({}, **EXPERIMENTS[name].options).check(given)
+        self.cfg = self.make.declared.of(own | given | fixed)
         if self.cfg.preset not in PRESETS:
             raise ValueError(
                 f"preset: {self.cfg.preset!r} is not one of {', '.join(PRESETS)}"

@@ -1,12 +1,16 @@
-"""A folder in parts of a few megabytes, for the way to a machine that takes small files only.
+"""A folder in parts of a few megabytes, for a way that takes small files only.
 
-python tools/parcel.py pack FOLDER TO [--limit MB]      part-0000, part-0001, ... and parts.json, the sums of all
-python tools/parcel.py unpack PARTS FOLDER              the folder again, checked part by part, whole or not at all
+    python tools/parcel.py pack FOLDER TO [--limit MB]
+        part-0000, part-0001, ... and parts.json, the sums of all
+    python tools/parcel.py unpack PARTS FOLDER
+        the folder again, checked part by part, whole or not at all
 """
 
-import hashlib, json, os, tarfile, tempfile
+import argparse, hashlib, json, os, sys, tarfile, tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from odeflow.cli import brief, check_numbers, guarded
 from odeflow.data import walk_files
 from odeflow.runs import write_atomic
 
@@ -127,3 +131,45 @@ def _extract(f, to, parts):
             tar.extractall(to, filter="data")
     except (tarfile.TarError, EOFError) as e:
         raise bad(f"cannot be read ({e})") from None
+
+
+def parser() -> argparse.ArgumentParser:
+    "The two commands."
+    shape = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(
+        prog="parcel.py", description=__doc__, formatter_class=shape
+    )
+    brief(p)
+    commands = p.add_subparsers(dest="command", required=True, metavar="{pack,unpack}")
+    sub = brief(commands.add_parser("pack", help=pack.__doc__))
+    sub.add_argument(
+        "folder", help="of a run, or of pictures; hidden files are left out"
+    )
+    sub.add_argument("to", help="the folder for the parts, outside the other")
+    sub.add_argument("--limit", type=float, default=16.0, help="megabytes a part (16)")
+    sub = brief(commands.add_parser("unpack", help=unpack.__doc__))
+    sub.add_argument("parts", help="the folder that pack wrote")
+    sub.add_argument("folder", help="where its contents go")
+    return p
+
+
+def main(
+    args: list | None = None,  # words; None takes those of the command line
+) -> int:  # exit status
+    "Pack or unpack, and print what is written."
+    given = vars(parser().parse_args(args))
+    name = given.pop("command")
+    debug = given.pop("debug", False)
+
+    def work():
+        check_numbers(given)
+        if name == "pack":
+            print(*pack(**given), sep="\n")
+        else:
+            print(unpack(**given))
+
+    return guarded(work, f"parcel.py {name}", debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

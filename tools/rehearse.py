@@ -68,7 +68,8 @@ def command(name, processes, **params):
     return [
         *launch,
         "-m",
-        "odeflow.train",
+        "odeflow",
+        "train",
         name,
         *(str(w) for k, v in params.items() for w in (f"--{k}", v)),
     ]
