@@ -1,4 +1,4 @@
-"""What can be asked of this library without writing Python: training, samples, latents, distances, tables
+"""The commands: `train`, `sample`, `encode`, `fid`, `runs`
 
 Docs: https://odeflow.github.io/odeflow/cli.html.md"""
 
@@ -27,7 +27,7 @@ from .distributed import main_process
 from .runs import replacing, write_json
 from .data import free_memory, load_data, picture_format, save_grid, to_uint8
 from .metrics.features import Inception
-from .metrics.fid import alike, measure
+from .metrics.evaluation import alike, measure
 from .records import table
 from .pipeline import Pipeline
 from .experiment import EXPERIMENTS, run

@@ -1,4 +1,4 @@
-"""Shapes in the plane, built-in digits, and your own pictures, all as one small class
+"""Points, digits and your own pictures as one small class
 
 Docs: https://odeflow.github.io/odeflow/data.html.md"""
 

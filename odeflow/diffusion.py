@@ -1,4 +1,4 @@
-"""VP, sub-VP and VE: the forward SDE, its reverse, the bound, score matching, and why the noise term can be dropped
+"""VP, sub-VP, VE: SDE, score, and the ODE without noise
 
 Docs: https://odeflow.github.io/odeflow/diffusion.html.md"""
 

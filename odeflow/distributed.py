@@ -1,4 +1,4 @@
-"""Which device, in what precision, and one of how many: what accelerate is asked
+"""Which device, what precision, and one of how many
 
 Docs: https://odeflow.github.io/odeflow/distributed.html.md"""
 

@@ -1,4 +1,4 @@
-"""One system, its reflows and their students, trained and measured: by a notebook, by a command, or on many processes
+"""A system, its reflows and students, trained and measured
 
 Docs: https://odeflow.github.io/odeflow/experiment.html.md"""
 

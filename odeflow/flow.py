@@ -1,4 +1,4 @@
-"""The one interface of this book: where points start, how they move, and from when to when
+"""Prior, field, clock: the contract of every system
 
 Docs: https://odeflow.github.io/odeflow/flow.html.md"""
 

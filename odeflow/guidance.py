@@ -1,4 +1,4 @@
-"""Tell the network what to draw; then exaggerate, and see certainty rise and diversity fall, for every flow alike
+"""Classes and guidance: certainty against diversity
 
 Docs: https://odeflow.github.io/odeflow/guidance.html.md"""
 

@@ -1,4 +1,4 @@
-"""From a sample to its probability: the change of variables, traces, bits per dimension
+"""From a sample to its probability, by the same solvers
 
 Docs: https://odeflow.github.io/odeflow/likelihood.html.md"""
 

@@ -1,4 +1,4 @@
-"""An MLP for points, a U-Net and a transformer for pictures, with the one signature `net(x, c, y)`
+"""An MLP, a U-Net and a transformer: `net(x, c, y)`
 
 Docs: https://odeflow.github.io/odeflow/nets.html.md"""
 

@@ -1,4 +1,4 @@
-"""A flow and its network in one object, from a run's folder or from those that come with the book
+"""A trained flow: samples, latents and what lies between
 
 Docs: https://odeflow.github.io/odeflow/pipeline.html.md"""
 

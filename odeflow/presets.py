@@ -1,4 +1,4 @@
-"""Which network and which recipes suit which data, and a whole family trained by one of them
+"""Networks and recipes that suit the data; whole families
 
 Docs: https://odeflow.github.io/odeflow/presets.html.md"""
 

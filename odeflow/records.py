@@ -1,4 +1,4 @@
-"""A number carries its whole story: what made it, from how many samples, at what cost
+"""The record of a run, published numbers, tables
 
 Docs: https://odeflow.github.io/odeflow/records.html.md"""
 
@@ -25,7 +25,7 @@ from .data import Data, save_grid, to_uint8, walk_files
 from .nets import net_digest, own_labels
 from .metrics.distances import byte_moments, frechet, frechet_distance
 from .metrics.features import DigitsFeatures, FeatureNetwork, Inception
-from .metrics.fid import measure, pixel_moments
+from .metrics.evaluation import measure, pixel_moments
 
 # %% ../nbs/43_records.ipynb #5ac5c9e3
 KEYS = {  # what a row says: the types that it takes

@@ -1,4 +1,4 @@
-"""Written whole or not at all: files, digests, checkpoints, run folders, and signals to stop
+"""Files written whole or not at all; checkpoints, signals
 
 Docs: https://odeflow.github.io/odeflow/runs.html.md"""
 

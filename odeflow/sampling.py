@@ -1,4 +1,4 @@
-"""From a field to a sample, in as few evaluations as possible: counts, solvers, one sampler for all systems
+"""Exact counts, solvers, and one sampler for all systems
 
 Docs: https://odeflow.github.io/odeflow/sampling.html.md"""
 

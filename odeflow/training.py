@@ -1,4 +1,4 @@
-"""One loop for every system: averaged weights, budgets, progress, and a run that survives being killed
+"""One loop for all: averages, budgets, exact resume
 
 Docs: https://odeflow.github.io/odeflow/training.html.md"""
 

@@ -22,7 +22,7 @@ from odeflow.metrics.distances import (
     precision_recall,
 )
 from odeflow.metrics.features import Inception, inception_weights
-from odeflow.metrics.fid import fid, measure
+from odeflow.metrics.evaluation import fid, measure
 
 needs_weights = pytest.mark.skipif(
     not inception_weights().exists(),

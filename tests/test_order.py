@@ -29,7 +29,7 @@ from odeflow.metrics.distances import (
     sliced_wasserstein,
 )
 from odeflow.metrics.features import classifier_features
-from odeflow.metrics.fid import (
+from odeflow.metrics.evaluation import (
     alike,
     fid,
     load_statistics,

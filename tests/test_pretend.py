@@ -11,7 +11,7 @@ from odeflow.flow import Gaussian, Rng
 from odeflow.sampling import sample, SOLVERS
 from odeflow.guidance import diversity
 from odeflow.metrics.distances import frechet_distance, precision_recall
-from odeflow.metrics.fid import measure
+from odeflow.metrics.evaluation import measure
 from odeflow.nets import DiT, MLP, UNet
 from odeflow.poisson.pfgm import PFGM
 from odeflow.poisson.pfgmpp import PFGMPP

@@ -28,7 +28,7 @@ from parcel import pack, unpack
 from odeflow.flow import Rng
 from odeflow.sampling import is_adaptive, sample, SOLVERS
 from odeflow.metrics.features import Inception, inception_weights, WEIGHTS
-from odeflow.metrics.fid import reference, subset
+from odeflow.metrics.evaluation import reference, subset
 from odeflow.nets import load_net, NETS, save_net
 from odeflow.poisson.pfgm import PFGM
 from odeflow.poisson.pfgmpp import PFGMPP

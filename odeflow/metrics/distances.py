@@ -1,4 +1,4 @@
-"""Is it the right distribution? Frechet, sliced Wasserstein and kernel distances, precision and recall, memorisation, with error bars
+"""Frechet, kernel, Wasserstein, precision, with error bars
 
 Docs: https://odeflow.github.io/odeflow/distances.html.md"""
 

@@ -1,4 +1,4 @@
-"""What a network sees: a classifier of digits that is trained here and shipped, and the FID network
+"""What networks see: the digits' classifier, the FID network
 
 Docs: https://odeflow.github.io/odeflow/features.html.md"""
 

@@ -1,4 +1,4 @@
-"""Charges, Gauss's law and one extra dimension: why following field lines back to their source samples the data
+"""Data as charges, and why one more dimension
 
 Docs: https://odeflow.github.io/odeflow/field.html.md"""
 

@@ -1,4 +1,4 @@
-"""PFGM: the ODE anchored in z, where to learn the field (Algorithm 2), how (Algorithm 1), and three ways to know one's distance
+"""Learning the field of all data; the ODE anchored in z
 
 Docs: https://odeflow.github.io/odeflow/pfgm.html.md"""
 

@@ -1,4 +1,4 @@
-"""D extra dimensions: one family from Poisson flow to diffusion, trained on single images
+"""D more dimensions: from Poisson flow to diffusion
 
 Docs: https://odeflow.github.io/odeflow/pfgmpp.html.md"""
 

@@ -1,4 +1,4 @@
-"""Why the far hemisphere is uniform, how it is projected to a plane, and the law of the radii there
+"""The far hemisphere, its projection, its law of radii
 
 Docs: https://odeflow.github.io/odeflow/prior.html.md"""
 

@@ -1,4 +1,4 @@
-"""Pairs of start and end: matched by optimal transport, or made by a flow and kept on disk
+"""Pairs: matched by optimal transport, or made by a flow
 
 Docs: https://odeflow.github.io/odeflow/coupling.html.md"""
 

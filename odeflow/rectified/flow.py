@@ -1,4 +1,4 @@
-"""Connect two distributions by straight lines, and regress the direction
+"""Two distributions joined by straight lines
 
 Docs: https://odeflow.github.io/odeflow/rectified.html.md"""
 

@@ -1,4 +1,4 @@
-"""Train on the pairs that a flow made, and the paths become straight: one step becomes enough
+"""Training on a flow's own pairs; one-step students
 
 Docs: https://odeflow.github.io/odeflow/reflow.html.md"""
 

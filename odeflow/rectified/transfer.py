@@ -1,4 +1,4 @@
-"""Carry one data set to another, both ways: pairs chosen by optimal transport, what of the source is kept, and what a feature may decide
+"""One data set to another, both ways, and what is kept
 
 Docs: https://odeflow.github.io/odeflow/transfer.html.md"""
 

@@ -10,7 +10,7 @@ from measure import awake, exponent, in_turns
 from odeflow.data import Data
 from odeflow.sampling import sample
 from odeflow.metrics.distances import Moments
-from odeflow.metrics.fid import Reservoir
+from odeflow.metrics.evaluation import Reservoir
 from odeflow.nets import UNet
 from odeflow.rectified.flow import RectifiedFlow
 from odeflow.training import Order, Recipe, Trainer
