@@ -23,7 +23,6 @@ import copy, math
 
 import torch
 from torch import Tensor
-from fastcore.basics import patch
 from torchdiffeq import odeint
 
 from .flow import append_dims, flat, Flow, onto, Rng, sample_seeds
@@ -418,16 +417,6 @@ def euler(
 # the seed of a stochastic solver's noise where none is given: no sample's, so that it
 # does not repeat the starts
 NOISE = 3_999_999_999
-
-
-@patch
-def suits(
-    self: Flow,
-    solver: str,  # its name
-    nfe: int,  # evaluations of the field, or None
-    reverse: bool,  # from data to prior
-):
-    "ValueError where this flow cannot be run so; most can be run in any way."
 
 # %% ../nbs/01_sampling.ipynb #ae0e0cde
 def given_tolerances(
