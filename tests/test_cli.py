@@ -138,6 +138,8 @@ fid pictures pictures --batch 0                  | batch: 0
 fid pictures pictures --device gpu9              | device: 'gpu9' is not available here
 fid pictures pictures --json folder              | json: 'folder' is a folder
 fid pictures pictures --json nowhere/a           | json: there is no folder 'nowhere'
+runs nowhere                                     | folder: there is no folder 'nowhere'
+runs folder                                      | folder: 'folder' holds no result.json
 """
 
 
