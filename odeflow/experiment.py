@@ -144,7 +144,7 @@ class Guard:
     def __init__(
         self,
         names: dict,  # globals(), before the tagged cell
-        declared: type,  # the `Parameters` of the notebook
+        declared: type[Parameters],  # those of the notebook
     ):
         self.before = dict(names)
         self.declared = declared
@@ -413,7 +413,7 @@ def as_json(cfg: Parameters) -> dict:
 class Trainings(NamedTuple):
     "The trainings of one kind."
 
-    count: int
+    number: int
     what: str  # is trained
     budget: str  # of each
     parameter: str  # that sets the budget
@@ -440,7 +440,7 @@ def disk(
     couplings = e.cfg.rounds if e.cfg.distill else e.cfg.rounds - 1
     pairs = e.cfg.pairs or e.plan.pairs
     each = 2 * 4 * pairs * math.prod(e.data.shape)
-    further = sum(t.count for t in trainings(e)[1:])
+    further = sum(t.number for t in trainings(e)[1:])
     weights = size(e, e.flow.extra_channels) + further * size(e)
     return couplings, pairs, each, couplings * each + 4 * weights * (2 * 4 + 1)
 
@@ -453,14 +453,14 @@ def takes(
     said = []
     total: dict = {}  # unit -> amount
     for t in kinds:
-        name = t.what if t.what == e.system else _count(t.count, t.what)
-        each = " each" if t.count > 1 else ""
+        name = t.what if t.what == e.system else _count(t.number, t.what)
+        each = " each" if t.number > 1 else ""
         said.append(f"{name} of {t.budget}{each} ({t.parameter})")
         b = Budget(t.budget)
-        total[b.unit] = total.get(b.unit, 0) + t.count * b.amount
+        total[b.unit] = total.get(b.unit, 0) + t.number * b.amount
     in_all = " and ".join(f"{v:,.10g} {k}" for k, v in total.items())
     lines = [
-        f"{_count(sum(t.count for t in kinds), 'training')}: {', '.join(said)}; "
+        f"{_count(sum(t.number for t in kinds), 'training')}: {', '.join(said)}; "
         f"{in_all} in all, besides pairs and measurements"
     ]
     couplings, pairs, bytes_each, bytes_all = disk(e)
@@ -507,7 +507,7 @@ def fixed_steps(m, **counts):
 class System:
     "What an experiment says of its system; subclasses change what differs."
 
-    declared: ClassVar[type] = CommonParameters
+    declared: ClassVar[type[CommonParameters]] = CommonParameters
     warm: ClassVar[bool] = False  # do its weights serve a rectified flow?
     learns: ClassVar[str] = "dataset"  # the parameter that names what it learns
     cfg: Any  # the parameters, of `declared`
@@ -663,7 +663,7 @@ class Rectified(Experiment):
     before it.
     """
 
-    declared = RFParameters
+    declared: ClassVar[type[RectifiedParameters]] = RFParameters
     warm = True
 
     def make(self, cfg):
@@ -892,7 +892,7 @@ def trajectories(
     size = (3.6 * len(flows), 3.6)
     fig, axs = plt.subplots(1, len(flows), figsize=size, squeeze=False)
     for ax, m in zip(axs.flat, flows):
-        how = dict(solver="rk4", nfe=160 + m.flow.denoise_nfe, path=40)
+        how: dict = dict(solver="rk4", nfe=160 + m.flow.denoise_nfe, path=40)
         labels = own_labels(m.net, n)
         made = sample(
             m.flow, m.net, n, e.data.shape, device=e.device, labels=labels, **how

@@ -2,11 +2,10 @@
 what they write, read back.
 """
 
-import dataclasses, io, json, os, re, shutil, signal, subprocess, sys, tarfile, time
+import dataclasses, json, os, re, shutil, signal, subprocess, sys, tarfile, time
 from pathlib import Path
 
 import numpy as np, pytest, torch
-from hypothesis import given, settings, strategies as st
 from PIL import Image
 from odeflow import cli
 from odeflow.runs import replacing
@@ -138,6 +137,8 @@ fid pictures pictures --batch 0                  | batch: 0
 fid pictures pictures --device gpu9              | device: 'gpu9' is not available here
 fid pictures pictures --json folder              | json: 'folder' is a folder
 fid pictures pictures --json nowhere/a           | json: there is no folder 'nowhere'
+runs nowhere                                     | folder: there is no folder 'nowhere'
+runs folder                                      | folder: 'folder' holds no result.json
 """
 
 
