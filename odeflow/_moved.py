@@ -41,7 +41,7 @@ class _Finder:
     def find_spec(fullname, path=None, target=None):
         package, _, name = fullname.rpartition(".")
         if package == "odeflow" and name in MODULES:
-            return ModuleSpec(fullname, _Finder)
+            return ModuleSpec(fullname, _Finder)  # type: ignore[arg-type]
 
     @staticmethod
     def create_module(spec):

@@ -17,7 +17,7 @@ def _run(name):
     try:
         command = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as e:
-        if e.name.partition(".")[0] != "nbdev":
+        if (e.name or "").partition(".")[0] != "nbdev":
             raise
         sys.exit(
             f"{name}: nbdev is not installed; it comes with `pip install "

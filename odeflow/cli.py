@@ -247,9 +247,9 @@ def add_options(
         told = field.metadata
         kind = partial(value, kinds=kinds[name], accepted=told["accepted"])
         text = f"{told['help']} ({told['accepted']}; default: {field.default})"
-        how = dict(dest=name, default=argparse.SUPPRESS)
+        how: dict = dict(dest=name, default=argparse.SUPPRESS)
         if bool in kinds[name]:
-            more = dict(nargs="?", const=True, metavar="False")
+            more: dict = dict(nargs="?", const=True, metavar="False")
             p.add_argument(f"--{name}", type=kind, help=text, **more, **how)
             no = f"the same as --{name} False"
             p.add_argument(f"--no-{name}", action="store_false", help=no, **how)
@@ -392,19 +392,16 @@ def sample(
 
 # %% ../nbs/47_cli.ipynb #daa6a713
 def as_label(
-    word: str,  # of the command line, or None
+    word: str | None,  # of the command line, or None
     names: tuple,  # of the classes that a model knows
 ):  # a name, a number, or the word, for the model to refuse
     """A class by its name where there is one of that name, else by its number, unless
     the names are numbers themselves.
     """
-    named = (
-        word in (None, *names)
-        or word != "-1"
-        and bool(names)
-        and all(k.isdecimal() for k in names)
-    )
-    return int(word) if not named and word.removeprefix("-").isdecimal() else word
+    if word is None or word in names or not word.removeprefix("-").isdecimal():
+        return word
+    numbers = bool(names) and all(k.isdecimal() for k in names)
+    return word if numbers and word != "-1" else int(word)
 
 
 def check_room(n: int, shape: tuple):
@@ -502,11 +499,11 @@ def fid(
         check_file("json", json)
     if device is not None:
         check_device(device)
-    a, b = alike(a, b, samples, resize, seed, least=5)
+    ours, theirs = alike(a, b, samples, resize, seed, least=5)
     # a sample is not worth remembering
     story = measure(
-        a,
-        b if samples is None else b.x,
+        ours,
+        theirs if samples is None else theirs.x,
         net=Inception(device=device, batch=batch),
         seed=seed,
     )

@@ -36,7 +36,7 @@ from .rectified.coupling import Paired, PAIRINGS
 from .rectified.reflow import straightness
 from .rectified.transfer import cycle_error, FeatureFlow, transport_cost
 from .metrics.features import classifier
-from .records import feature_network, Results, table
+from .records import feature_network, Results
 from .pipeline import Pipeline
 from .presets import new_net, Preset, preset, PRESETS, train_family, TrainedFlow
 
@@ -897,7 +897,8 @@ def trajectories(
         made = sample(
             m.flow, m.net, n, e.data.shape, device=e.device, labels=labels, **how
         )
-        path = made.path.flatten(2).cpu() @ axes
+        path: Any = made.path
+        path = path.flatten(2).cpu() @ axes
         ax.plot(*path.permute(2, 0, 1), c="C0", lw=0.6)
         ax.scatter(*path[-1].T, s=6, c="C1", zorder=3)
         # some starts are too far away to be shown

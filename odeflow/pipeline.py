@@ -10,6 +10,7 @@ __all__ = ['PRETRAINED', 'FILES', 'pretrained', 'model_folder', 'trained_net', '
 # %% ../nbs/44_pipeline.ipynb #pipe003
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 import re, tempfile
 
 from huggingface_hub import HfApi, snapshot_download
@@ -85,6 +86,7 @@ def label_numbers(
     def number(y):
         return names.index(y) if y in names else y
 
+    found: Any
     one = isinstance(labels, (str, int)) or getattr(labels, "ndim", 1) == 0
     if isinstance(labels, Tensor):
         found = labels

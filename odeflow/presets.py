@@ -9,6 +9,7 @@ __all__ = ['ASKED', 'PRESETS', 'Preset', 'preset', 'new_net', 'TrainedFlow', 'tr
 
 # %% ../nbs/45_presets.ipynb #276b2807
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 import dataclasses, inspect
@@ -19,7 +20,7 @@ from .flow import Flow
 from .nets import Net, NETS
 from .training import Recipe, step_seed, train
 from .rectified.coupling import draw_coupling
-from .rectified.reflow import distill, reflow, ReflowResult
+from .rectified.reflow import distill, reflow
 
 # %% ../nbs/45_presets.ipynb #aa89dd00
 # of a recipe, what an experiment can be told
@@ -115,7 +116,7 @@ PRESETS = {
 PRESETS["cifar10-long"].flip = True
 
 # %% ../nbs/45_presets.ipynb #55f88720
-_short = dict(
+_short: dict = dict(
     batch=256,
     lr=1e-3,
     warmup=None,
@@ -128,9 +129,11 @@ _short = dict(
 )
 PRESETS["cifar10"] = Preset(
     dict(channels=96, mults=(1, 1, 2, 2), attention=(8,)),
-    *(Recipe(f"{n} minutes", **_short) for n in (6, 3, 2)),
-    50_000,
-    dict(solver="heun", nfe=36),
+    recipe=Recipe("6 minutes", **_short),
+    reflow=Recipe("3 minutes", **_short),
+    distill=Recipe("2 minutes", **_short),
+    pairs=50_000,
+    draw=dict(solver="heun", nfe=36),
     flip=True,
 )
 PRESETS["cifar10-quarter"] = dataclasses.replace(
@@ -194,7 +197,7 @@ class TrainedFlow(NamedTuple):
     system: str  # its name
     distilled: bool
     flow: Flow
-    net: Net
+    net: Any  # its network
     trained: Any  # what `train` returned
 
 
@@ -213,75 +216,36 @@ def train_family(
     **where,  # device, progress
 ) -> list:  # of `TrainedFlow`: each flow, followed by its student
     "A flow, its reflows (Algorithm 4), and a one-step student of each."
-    recipes = plan.recipes(cfg)
-    go = dict(where, resume=cfg.resume)
-    classes = data.classes if cfg.classes else 0
-    new = lambda extra_channels=0: new_net(
-        plan,
-        data.shape,
-        seed=cfg.seed,
-        extra_channels=extra_channels,
-        classes=classes,
+    shape, go = data.shape, dict(where, resume=cfg.resume)
+    recipe, reflow_recipe, student_recipe = plan.recipes(cfg)
+    net = partial(
+        new_net, plan, shape, seed=cfg.seed, classes=data.classes if cfg.classes else 0
     )
-    how = dict(
-        pairs=cfg.pairs or plan.pairs,
-        draw=dict(recipes[0].asks(**plan.draw), seed=cfg.seed),
-    )
-    first = train(
-        flow,
-        start or new(flow.extra_channels),
-        data,
-        Path(out) / _slug(system),
-        recipes[0],
-        **go,
-    )
-    rounds = [ReflowResult(flow, first.net, first, None)]
+    pairs = cfg.pairs or plan.pairs
+    draw = dict(recipe.asks(**plan.draw), seed=cfg.seed)
+
+    start = start or net(extra_channels=flow.extra_channels)
+    first = train(flow, start, data, Path(out) / _slug(system), recipe, **go)
+    flows = [TrainedFlow(system, False, flow, first.net, first)]
     if cfg.rounds > 1:
-        rounds += reflow(
-            flow,
-            first.net,
-            data.shape,
-            out,
-            rounds=cfg.rounds - 1,
-            recipe=recipes[1],
-            start=None if warm else new(),
-            **how,
-            **go,
-        )
-    of = "" if warm else f" from {system}"
-    names = [system, *(f"{k}-RF{of}" for k in range(2, cfg.rounds + 1))]
-    members = [TrainedFlow(name, False, *r[:3]) for name, r in zip(names, rounds)]
+        fresh = None if warm else net()
+        how: dict = dict(rounds=cfg.rounds - 1, pairs=pairs, draw=draw, start=fresh)
+        rounds = reflow(flow, first.net, shape, out, recipe=reflow_recipe, **how, **go)
+        of = "" if warm else f" from {system}"
+        for k, r in enumerate(rounds, 2):
+            flows.append(TrainedFlow(f"{k}-RF{of}", False, r.flow, r.net, r.trained))
     if not cfg.distill:
-        return members
-    shape = data.shape
+        return flows
     family = []
-    for k, (m, r) in enumerate(zip(members, rounds), 1):
-        net = r.net if warm or k > 1 else new()
-        family.append(m)
-        family.append(
-            _student(m, net, k, shape, Path(out), recipes[2], go, where, **how)
-        )
+    for k, m in enumerate(flows, 1):
+        begin = m.net if warm or k > 1 else net()
+        folder = Path(out) / f"coupling-{k}"
+        coupling = draw_coupling(m.flow, m.net, pairs, shape, folder, **where, **draw)
+        to = Path(out) / f"{_slug(m.system)}-distilled"
+        s = distill(m.flow, begin, coupling, to, recipe=student_recipe, **go)
+        family += [m, TrainedFlow(m.system, True, s.flow, s.net, s.trained)]
     return family
 
-# %% ../nbs/45_presets.ipynb #4d3f67be
+
 def _slug(name):
     return name.replace(" ", "-")
-
-
-def _student(teacher, net, k, shape, out, recipe, go, where, pairs, draw):
-    "The one-step student of a member, on the k-th coupling."
-    coupling = draw_coupling(
-        teacher.flow, teacher.net, pairs, shape, out / f"coupling-{k}", **where, **draw
-    )
-    return TrainedFlow(
-        teacher.system,
-        True,
-        *distill(
-            teacher.flow,
-            net,
-            coupling,
-            out / f"{_slug(teacher.system)}-distilled",
-            recipe=recipe,
-            **go,
-        )[:3],
-    )

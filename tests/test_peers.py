@@ -678,7 +678,7 @@ def test_losses_are_score_sdes(sde, weighting):
     e = normal(30, 6, seed=3)
     seen = []
     loss = flow.loss(recorded(net, seen), x1, Rng(4), e * (50 if sde is VE else 1))
-    p, (given, t) = Published(sde.__name__), seen[0]
+    p, t = Published(sde.__name__), seen[0][1]
     mean, std, g = (
         torch.tensor([f(float(u)) for u in t], dtype=torch.float64)[:, None]
         for f in (p.scale, p.std, p.g)

@@ -10,7 +10,7 @@ __all__ = ['straightness', 'ReflowResult', 'reflow', 'distill']
 # %% ../../nbs/32_reflow.ipynb #03ef8fe4
 import copy
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import nn, Tensor
@@ -54,9 +54,10 @@ def straightness(
     field = VelocityField(flow, net, n, labels, device=out.x.device)
     ts = field.times(steps)
     speed = torch.gradient(ts, edge_order=1)[0] * steps  # dt/ds
-    line = out.path[-1] - out.path[0]
+    path: Any = out.path
+    line = path[-1] - path[0]
     gaps = []
-    for x, t, v in zip(out.path, ts, speed.to(out.x)):
+    for x, t, v in zip(path, ts, speed.to(out.x)):
         gap = line - field(x, t) * v
         gaps.append(gap.reshape(n, -1).square().sum(1).mean())
     return float(torch.trapezoid(torch.stack(gaps), dx=1 / steps))
