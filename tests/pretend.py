@@ -1,16 +1,27 @@
-"""A GPU that is not there: tensors that compute on the CPU and say that they are on `cuda:0`.
+"""A GPU that is not there: tensors that compute on the CPU and say that they are on
+`cuda:0`.
 
-Inside `pretend()` whatever is made for, or moved to, `cuda` becomes a `Pretend` tensor. The `Host` that it yields counts, with the line of
-odeflow that caused each, its `waits`, where the host would wait for the device (a copy from pageable memory or back from the device, a number
-or a shape that must be known), and its `copies`, from pinned memory with `non_blocking`, for which it would not. What CUDA refuses raises `Mixed`:
-tensors of two devices in one operation, a CPU index of a tensor on the device's behalf, a generator of the other device, `numpy()` of a tensor there.
+Inside `pretend()` whatever is made for, or moved to, `cuda` becomes a `Pretend` tensor.
+The `Host` that it yields counts, with the line of
+odeflow that caused each, its `waits`, where the host would wait for the device (a copy
+from pageable memory or back from the device, a number
+or a shape that must be known), and its `copies`, from pinned memory with
+`non_blocking`, for which it would not. What CUDA refuses raises `Mixed`:
+tensors of two devices in one operation, a CPU index of a tensor on the device's behalf,
+a generator of the other device, `numpy()` of a tensor there.
 
-It sees what python and PyTorch's dispatcher see. It does not see CUDA itself: kernels and their rounding, memory, streams and the order of events,
-pinning that fails, autocast (which is off where there is no CUDA), torch.compile, cuDNN and attention's choice of kernels, DistributedDataParallel,
-waits inside a library's own kernels, and real random numbers: a generator that says `cuda` draws the CPU's, so that results can be compared bit by bit.
+It sees what python and PyTorch's dispatcher see. It does not see CUDA itself: kernels
+and their rounding, memory, streams and the order of events,
+pinning that fails, autocast (which is off where there is no CUDA), torch.compile, cuDNN
+and attention's choice of kernels, DistributedDataParallel,
+waits inside a library's own kernels, and real random numbers: a generator that says
+`cuda` draws the CPU's, so that results can be compared bit by bit.
 """
 
-import collections, contextlib, functools, sys
+import collections
+import contextlib
+import functools
+import sys
 from unittest import mock
 
 import torch

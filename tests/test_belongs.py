@@ -2,8 +2,10 @@
 flows, priors, classes, solvers.
 """
 
-import subprocess, sys
-import pytest, torch
+import subprocess
+import sys
+import pytest
+import torch
 from PIL import Image
 from odeflow.data import as_bytes, Data, load_data, to_float
 from odeflow.flow import Gaussian, in_shares, from_config, Rng

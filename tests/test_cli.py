@@ -2,10 +2,21 @@
 what they write, read back.
 """
 
-import dataclasses, json, os, re, shutil, signal, subprocess, sys, tarfile, time
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
 from pathlib import Path
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from PIL import Image
 from odeflow import cli
 from odeflow.runs import replacing
@@ -14,7 +25,7 @@ from odeflow.experiment import disk, EXPERIMENTS, Rectified
 from odeflow.pipeline import Pipeline, PRETRAINED
 
 MODEL, TOLD = "digits-1-rf", "digits-1-rf-classes"
-TINY = "--dataset moons --budget 6:steps --reflow_budget 4:steps --distill_budget 4:steps --batch 8 --pairs 16 --samples 20 --tol .1 --device cpu"
+TINY = "--dataset moons --budget 6:steps --reflow_budget 4:steps --distill_budget 4:steps --batch 8 --pairs 16 --samples 20 --tol .1 --device cpu"  # noqa: E501
 TINY = [w.replace(":", " ") for w in TINY.split()]
 
 
@@ -139,7 +150,7 @@ fid pictures pictures --json folder              | json: 'folder' is a folder
 fid pictures pictures --json nowhere/a           | json: there is no folder 'nowhere'
 runs nowhere                                     | folder: there is no folder 'nowhere'
 runs folder                                      | folder: 'folder' holds no result.json
-"""
+"""  # noqa: E501
 
 
 def refused(told, prog):
@@ -508,7 +519,7 @@ def test_signals_end_a_command_and_remove_what_is_half_done(room, monkeypatch):
 def test_a_reader_that_has_gone(room):
     """As `odeflow sample … | head -0`: quiet, also when the process ends, with the status
     of a closed pipe.
-    """
+    """  # noqa: E501
     env = {
         **os.environ,
         "OMP_NUM_THREADS": "1",

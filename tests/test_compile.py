@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-import odeflow.sampling, odeflow.training
+import odeflow.sampling
+import odeflow.training
 from odeflow.data import Data
 from odeflow.flow import Rng
 from odeflow.sampling import padded, program_size, sample

@@ -2,10 +2,15 @@
 with good and with bad parameters.
 """
 
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from PIL import Image
 from odeflow.cli import main
 from odeflow.experiment import Rectified, RFParameters, run

@@ -1,11 +1,25 @@
-"""What befalls a run: it is killed, told to stop, its disk is full or read-only, its files are damaged. Nothing may be lost.
+"""What befalls a run: it is killed, told to stop, its disk is full or read-only, its
+files are damaged. Nothing may be lost.
 
 `make faults` kills 200 times, the tests 10 times, or as often as KILLS says."""
 
-import collections, json, multiprocessing, os, random, resource, shutil, signal, subprocess, sys, tempfile, threading, time
+import collections
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time  # noqa: E501
 from pathlib import Path
 
-import pytest, torch
+import pytest
+import torch
 from PIL import Image
 from odeflow.data import load_data
 from odeflow.nets import load_net, UNet
@@ -23,7 +37,7 @@ STEPS, PAIRS, NOBODY = 60, 400, 65534
 # attempt.
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
-    ["pytest", "sklearn.datasets", "torch._dynamo", "odeflow.report"]
+    ["pytest", "sklearn.datasets", "torch._dynamo", "odeflow.records"]
 )
 
 
@@ -297,7 +311,7 @@ def test_told_to_stop(tmp_path, whole):
     """SIGTERM in the middle, of a process that was started as people start one, saves
     and ends with 143.
     """
-    code = "import sys, pathlib, torch, test_faults; torch.set_num_threads(1); test_faults.training(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib, torch, test_faults; torch.set_num_threads(1); test_faults.training(pathlib.Path(sys.argv[1]))"  # noqa: E501
     p = subprocess.Popen(
         [sys.executable, "-c", code, tmp_path], cwd=Path(__file__).parent
     )

@@ -1,13 +1,20 @@
 """The measures against torch-fidelity and torchmetrics, on the same pictures.
 
-All three codes are handed one file of weights. Random weights serve everywhere; what needs the FID network's own is skipped
+All three codes are handed one file of weights. Random weights serve everywhere; what
+needs the FID network's own is skipped
 where they are not.
 """
 
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from unittest import mock
 
-import numpy as np, pytest, torch, torch_fidelity
+import numpy as np
+import pytest
+import torch
+import torch_fidelity
 import torch_fidelity.feature_extractor_inceptionv3 as fidelity
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore

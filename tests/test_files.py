@@ -2,12 +2,22 @@
 
 What is read is right to the byte, and what cannot be is refused by name."""
 
-import io, math, os, re, struct, sys, tempfile, warnings, zlib
+import io
+import math
+import os
+import re
+import struct
+import sys
+import tempfile
+import warnings
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.extra import numpy as some
@@ -207,7 +217,7 @@ def test_read_to_the_byte(tmp_path, name):
     assert np.array_equal(got, want.reshape(16, 16, -1).transpose(2, 0, 1))
 
 
-postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n(%pipe%touch run) (w) file\nshowpage\n"
+postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n(%pipe%touch run) (w) file\nshowpage\n"  # noqa: E501
 floats = lambda bad: np.where(F > 0.5, np.float32(bad), F)
 disguised = "which are 8-bit numbers in a wider type; convert it to 8 bits"
 BAD = {
@@ -385,7 +395,7 @@ def test_cut_short(tmp_path, end):
 def test_too_large(tmp_path):
     (tmp_path / "large.png").write_bytes(saved(np.zeros((1500, 2000), np.uint8), "PNG"))
     with mock.patch.object(Image, "MAX_IMAGE_PIXELS", 10**6):
-        why = "^dataset: '.*large.png' has 3 megapixels, more than the 2 that are read; scale it down$"
+        why = "^dataset: '.*large.png' has 3 megapixels, more than the 2 that are read; scale it down$"  # noqa: E501
         refused(why, load_data, tmp_path)
         (tmp_path / "large.png").rename(tmp_path / "large")  # by its contents
         refused("large' has 3 megapixels", load_data, tmp_path)

@@ -2,15 +2,19 @@
 one ends in one sentence.
 """
 
-import os, subprocess, sys
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import nbformat, pytest
+import nbformat
+import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 CELLS = (
     """from dataclasses import dataclass
-from odeflow.experiment import Guard, param, Parameters, table
+from odeflow.experiment import Guard, param, Parameters
+from odeflow.records import table
 
 @dataclass
 class Three(Parameters):

@@ -2,7 +2,15 @@
 with the notebooks.
 """
 
-import ast, configparser, importlib, json, os, re, shutil, subprocess, sys
+import ast
+import configparser
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -419,7 +427,7 @@ def test_paths_of_the_first_release(old, name):
 def test_nbdev_commands_without_nbdev():
     "A user who has no nbdev gets a sentence, not a traceback."
     for name in [k for k in PROJECT["project"]["scripts"] if k.startswith("nbdev_")]:
-        look = f"import sys; sys.modules['nbdev'] = None; from odeflow._nbdev import {name}; {name}()"
+        look = f"import sys; sys.modules['nbdev'] = None; from odeflow._nbdev import {name}; {name}()"  # noqa: E501
         run = call(sys.executable, "-c", look, cwd=ROOT)
         said = f"{name}: nbdev is not installed; it comes with"
         assert run.returncode == 1 and run.stderr.startswith(said), run.stderr

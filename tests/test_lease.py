@@ -3,7 +3,13 @@
 stages.
 """
 
-import importlib.util, json, os, subprocess, sys, tempfile, time
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 

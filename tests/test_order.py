@@ -1,9 +1,12 @@
 """No measure, error or split depends on the order of a set.
 
-Random small sets, with repeats, in random orders; then what once went wrong, with its right value.
+Random small sets, with repeats, in random orders; then what once went wrong, with its
+right value.
 """
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 
 from odeflow.data import Data, digits

@@ -1,9 +1,15 @@
 """A folder in parts: what `tools/parcel.py` packs, it unpacks, and nothing else."""
 
-import io, os, shutil, subprocess, sys, tarfile
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
-import parcel, pytest
+import parcel
+import pytest
 from hypothesis import given, settings, strategies as st
 from parcel import pack, unpack
 
@@ -25,7 +31,7 @@ unpack file to                                   | parts: 'file' holds no parts.
 unpack parts full                                | folder: 'full' is there and is not empty
 unpack parts file                                | folder: 'file' is there and is not empty
 unpack parts file/to                             | 'file'
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ one process and on two, gives the same weights.
 
 import math
 
-import pytest, torch
+import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 from odeflow.data import Data, DataPrior, load_data
 from odeflow.flow import Gaussian, Rng
@@ -173,7 +174,7 @@ def test_pairs_are_matched_as_a_whole():
     pairs = paired(None)
     with pytest.raises(
         ValueError,
-        match="^rng: it is cut into 4 parts, but pairs are matched over the whole batch",
+        match="^rng: it is cut into 4 parts, but pairs are matched over the whole batch",  # noqa: E501
     ):
         pairs.batch(torch.arange(16), Rng(1, part=(0, 4)))
 

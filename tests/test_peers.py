@@ -1,16 +1,25 @@
-"""Other people's codes and papers on the same inputs: what agreed once must go on agreeing.
+"""Other people's codes and papers on the same inputs: what agreed once must go on
+agreeing.
 
-`make peers` installs the optional extra, compares and prints the table of agreement; `python tests/test_peers.py`
-prints it for the peers that are installed. A difference is the largest one over all numbers compared, in parts of the
-largest of the peer's numbers; a tolerance of 0 asks for equal bits. Where a peer is no package (score_sde, EDM,
-PFGM++), its published formula is written out here in float64. k-diffusion's package asks for NumPy 1, so its samplers
+`make peers` installs the optional extra, compares and prints the table of agreement;
+`python tests/test_peers.py`
+prints it for the peers that are installed. A difference is the largest one over all
+numbers compared, in parts of the
+largest of the peer's numbers; a tolerance of 0 asks for equal bits. Where a peer is no
+package (score_sde, EDM,
+PFGM++), its published formula is written out here in float64. k-diffusion's package
+asks for NumPy 1, so its samplers
 are EDM's here.
 """
 
-import math, os, sys
+import math
+import os
+import sys
 from functools import partial
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from scipy import linalg, spatial, stats
 from scipy.integrate import solve_ivp
 from torchdiffeq import odeint

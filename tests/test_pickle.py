@@ -2,10 +2,16 @@
 one sentence, and what it would run never runs.
 """
 
-import ast, io, os, pickle, sys
+import ast
+import io
+import os
+import pickle
+import sys
 from pathlib import Path
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from odeflow.data import Data, digits, load_data
 from odeflow.metrics import features, fid
 from odeflow.nets import load_net, MLP

@@ -4,7 +4,8 @@ is not there (`pretend`), for every system and solver.
 
 import math
 
-import pytest, torch
+import pytest
+import torch
 from accelerate.state import AcceleratorState, PartialState
 from odeflow.data import Data, DataPrior, load_data
 from odeflow.flow import Gaussian, Rng
@@ -72,7 +73,7 @@ def made(name, data=POINTS):
 @pytest.fixture
 def host(monkeypatch):
     """The host of a device that is not there, on which a `Trainer` trains.
-    Accelerate insists on a real device: its object is made for the CPU and told that it is on `cuda:0`. What it does of itself on a GPU is left out: mixed precision, several processes, compiling."""
+    Accelerate insists on a real device: its object is made for the CPU and told that it is on `cuda:0`. What it does of itself on a GPU is left out: mixed precision, several processes, compiling."""  # noqa: E501
     from odeflow.distributed import accelerator
 
     def on_cuda(device=None, *args, **kwargs):

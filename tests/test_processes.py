@@ -2,10 +2,18 @@
 torchrun and `accelerate launch` set it up.
 """
 
-import json, multiprocessing, os, signal, socket, subprocess, sys, time
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
-import pytest, torch
+import pytest
+import torch
 from odeflow.data import load_data
 from odeflow.nets import UNet
 from odeflow.pipeline import Pipeline
@@ -163,7 +171,7 @@ def test_a_batch_that_cannot_be_split(tmp_path):
 
 
 def test_torchrun_and_a_signal_that_stops_all_after_the_same_step(tmp_path):
-    script = "import sys; sys.path.insert(0, sys.argv[1]); from test_processes import training; training(*sys.argv[2:])"
+    script = "import sys; sys.path.insert(0, sys.argv[1]); from test_processes import training; training(*sys.argv[2:])"  # noqa: E501
     torchrun = [
         str(Path(sys.executable).parent / "torchrun"),
         "--standalone",

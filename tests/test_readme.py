@@ -1,6 +1,7 @@
 """What README shows in Python runs as it stands, at toy size."""
 
-import dataclasses, re
+import dataclasses
+import re
 
 import odeflow as of
 from website import ROOT

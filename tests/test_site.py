@@ -29,7 +29,7 @@ def test_faults_are_seen(text, complaint):
     assert re.search(complaint, " ".join(render(text)[1])), render(text)[1]
 
 
-DRAWN = """#| label: fig-curve\n#| fig-cap: "The curve of $e^{-t}$: an 'exponential'."\n#| fig-alt: "A curve that \\"falls\\"."\nplt.plot(t, y);"""
+DRAWN = """#| label: fig-curve\n#| fig-cap: "The curve of $e^{-t}$: an 'exponential'."\n#| fig-alt: "A curve that \\"falls\\"."\nplt.plot(t, y);"""  # noqa: E501
 
 
 def test_figures_of_cells():

@@ -1,12 +1,17 @@
 "make table: killed and started again, it fills every row and measures none twice."
 
-import json, os, signal, subprocess, sys, time
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = "-p budget '6 steps' -p reflow_budget '4 steps' -p distill_budget '4 steps' -p batch 8 -p pairs 16 -p samples 60 -p tol .1"
+TINY = "-p budget '6 steps' -p reflow_budget '4 steps' -p distill_budget '4 steps' -p batch 8 -p pairs 16 -p samples 60 -p tol .1"  # noqa: E501
 
 
 def make(out, *targets):

@@ -3,7 +3,11 @@
 python tools/house.py     the longest functions, the share of patched methods
 """
 
-import ast, io, json, re, tokenize
+import ast
+import io
+import json
+import re
+import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,20 +1,33 @@
 #!/usr/bin/env python3
-"""Ten minutes of one GPU, from pictures to FID: `make lease`, or stage by stage `python tools/lease.py STAGE[,STAGE] [OPTIONS]`.
+"""Ten minutes of one GPU, from pictures to FID: `make lease`, or stage by stage `python
+tools/lease.py STAGE[,STAGE] [OPTIONS]`.
 
-    parts     here: CIFAR-10 and the FID network in files of at most 16 MB, for a machine without a network
+    parts     here: CIFAR-10 and the FID network in files of at most 16 MB, for a
+              machine without a network
     join      there: from those files to where the library looks
-    smoke     losses, gradients, solvers, pairs and likelihoods on the device against the CPU, from the same numbers
-    bench     pictures a second of a training step in float32, tf32, bf16, compiled; torchcfm's network beside ours
-    train     an experiment's flows; `--keep 6` leaves the average at each sixth of the budget
+    smoke     losses, gradients, solvers, pairs and likelihoods on the device against
+              the CPU, from the same numbers
+    bench     pictures a second of a training step in float32, tf32, bf16, compiled;
+              torchcfm's network beside ours
+    train     an experiment's flows; `--keep 6` leaves the average at each sixth of the
+              budget
     judge     FID, precision and recall of their samples, until `--seconds` are over
     home      weights, statistics, rows, a grid and the log in files of at most 16 MB
     all       smoke, bench, train, judge, home
 
-What stands after STAGE is an experiment with its parameters, as for `odeflow train`; without any it is
-`rf --dataset cifar10 --preset cifar10 --rounds 1 --no-distill --samples 50000`. It works in a checkout that is not installed, too.
+What stands after STAGE is an experiment with its parameters, as for `odeflow train`;
+without any it is
+`rf --dataset cifar10 --preset cifar10 --rounds 1 --no-distill --samples 50000`. It
+works in a checkout that is not installed, too.
 """
 
-import argparse, json, math, os, shutil, sys, time
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+import time
 from functools import cached_property
 from pathlib import Path
 

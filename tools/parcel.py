@@ -1,12 +1,18 @@
 """A folder in parts of a few megabytes, for a way that takes small files only.
 
-    python tools/parcel.py pack FOLDER TO [--limit MB]
-        part-0000, part-0001, ... and parts.json, the sums of all
-    python tools/parcel.py unpack PARTS FOLDER
-        the folder again, checked part by part, whole or not at all
+python tools/parcel.py pack FOLDER TO [--limit MB]
+    part-0000, part-0001, ... and parts.json, the sums of all
+python tools/parcel.py unpack PARTS FOLDER
+    the folder again, checked part by part, whole or not at all
 """
 
-import argparse, hashlib, json, os, sys, tarfile, tempfile
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tarfile
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

@@ -2,7 +2,13 @@
 or `python tools/rehearse.py FOLDER`.
 """
 
-import json, os, shutil, signal, subprocess, sys, time
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np

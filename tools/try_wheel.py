@@ -26,7 +26,7 @@ with mock.patch("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_fr
 w = {k: torch.randn_like(v) * (2 / v[0].numel()) ** 0.5 if v.ndim == 4 else v
      for k, v in net.state_dict().items()}
 torch.save(w, sys.argv[1])
-"""
+"""  # noqa: E501
 
 
 def run(what, *command, cwd, env):

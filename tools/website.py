@@ -1,10 +1,17 @@
-"""The documentation without Quarto: what README.md must hold, and a check of every page of the site.
+"""The documentation without Quarto: what README.md must hold, and a check of every page
+of the site.
 
-python tools/website.py readme   puts the demo's record into nbs/index.ipynb, and writes README.md
+python tools/website.py readme   puts the demo's record into nbs/index.ipynb, and writes
+README.md
 python tools/website.py check    checks the site
 """
 
-import json, os, posixpath, re, subprocess, sys
+import json
+import os
+import posixpath
+import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit

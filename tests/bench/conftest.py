@@ -1,9 +1,11 @@
 "What the benchmarks share: a place for their figures."
 
-import json, os
+import json
+import os
 from pathlib import Path
 
-import pytest, torch
+import pytest
+import torch
 
 
 def cells(row):
@@ -18,7 +20,9 @@ def record(request, benchmark):
     `extra_info`, and as NAME.json in the folder that $ODEFLOW_BENCH names.
     """
 
-    def keep(rows, name=request.node.originalname.removeprefix("test_")):
+    test = request.node.originalname.removeprefix("test_")
+
+    def keep(rows, name=test):
         print(f"\n{name}", *map(cells, rows), sep="\n  ")
         benchmark.extra_info["rows"] = rows
         if not (folder := os.environ.get("ODEFLOW_BENCH")):

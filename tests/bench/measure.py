@@ -2,7 +2,10 @@
 compared round by round.
 """
 
-import math, random, statistics, time
+import math
+import random
+import statistics
+import time
 
 import torch
 

@@ -2,9 +2,13 @@
 all of CIFAR-10 as charges.
 """
 
-import platform, subprocess, sys, time
+import platform
+import subprocess
+import sys
+import time
 
-import pytest, torch
+import pytest
+import torch
 from odeflow.poisson.field import poisson_field
 
 

@@ -2,9 +2,11 @@
 optimiser.
 """
 
-import copy, statistics
+import copy
+import statistics
 
-import pytest, torch
+import pytest
+import torch
 from measure import in_turns, ratio
 from odeflow.data import Data, load_data
 from odeflow.flow import append_dims

@@ -5,7 +5,8 @@ batch.
 
 import statistics
 
-import pytest, torch
+import pytest
+import torch
 from measure import in_turns, ratio
 from odeflow.data import load_data
 from odeflow.rectified.flow import RectifiedFlow

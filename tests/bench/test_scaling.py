@@ -5,7 +5,8 @@ no growth.
 
 import statistics
 
-import pytest, torch
+import pytest
+import torch
 from measure import awake, exponent, in_turns
 from odeflow.data import Data
 from odeflow.sampling import sample

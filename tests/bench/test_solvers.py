@@ -3,9 +3,12 @@ are the peers.
 """
 
 from pathlib import Path
-import re, statistics, time
+import re
+import statistics
+import time
 
-import pytest, torch
+import pytest
+import torch
 from measure import Rounded, as_tf32, awake
 from scipy.integrate import solve_ivp
 from odeflow.data import load_data

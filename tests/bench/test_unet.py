@@ -2,9 +2,14 @@
 second, the switches that promise more, and the loss after equal images.
 """
 
-import copy, os, random, statistics, time
+import copy
+import os
+import random
+import statistics
+import time
 
-import pytest, torch
+import pytest
+import torch
 from torch.nn.functional import mse_loss
 from measure import awake, in_turns, ratio
 from peers import WIDTHS, diffusers, torchcfm
