@@ -46,7 +46,7 @@ $(STAMP):
 demo: $(STAMP)
 	@mkdir -p runs
 	$(BIN)/papermill nbs/train_rf.ipynb runs/train_rf.ipynb -p rounds 2
-	@$(BIN)/python -c 'from odeflow.report import *; print(table([r for r in read_results("runs/train_rf") if r["solver"] == "rk45" or r["nfe"] == 1]).markdown())'
+	@$(BIN)/python -c 'from odeflow.records import *; print(table([r for r in read_results("runs/train_rf") if r["solver"] == "rk45" or r["nfe"] == 1]).markdown())'
 
 # A line of the results table: the experiment and its parameters. The longest come first, so that no core waits for them.
 vp := train_sde -p sde vp -p steps 2000 -p rounds 1

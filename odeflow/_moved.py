@@ -19,6 +19,7 @@ MODULES = {
     "report": ("records", "runs", "distributed"),
 }
 
+
 def look_up(old, homes):
     "The `__getattr__` of a module whose names have moved."
 

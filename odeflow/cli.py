@@ -11,7 +11,16 @@ __all__ = ['EXPECTED', 'COMMANDS', 'PARSERS', 'ASIDE', 'one_line', 'say', 'end_b
            'fid', 'settings', 'differing', 'one_row', 'merged', 'runs']
 
 # %% ../nbs/47_cli.ipynb #b4254daa
-import argparse, inspect, math, os, re, signal, sys, tarfile, traceback, warnings
+import argparse
+import inspect
+import math
+import os
+import re
+import signal
+import sys
+import tarfile
+import traceback
+import warnings
 from contextlib import contextmanager, suppress
 from functools import partial
 from json import dumps
@@ -21,7 +30,8 @@ from types import NoneType
 from typing import Callable
 
 from fastcore.script import anno_parser
-import numpy as np, torch
+import numpy as np
+import torch
 from tqdm import tqdm
 
 import odeflow

@@ -12,7 +12,16 @@ __all__ = ['TOYS', 'RASTER', 'NAMED', 'to_float', 'to_uint8', 'as_bytes', 'named
            'folder', 'resized', 'load_data', 'DataPrior', 'grid', 'show', 'picture_format', 'save_grid']
 
 # %% ../nbs/05_data.ipynb #8019d21e
-import hashlib, io, math, os, re, shutil, stat, tempfile, warnings, zipfile
+import hashlib
+import io
+import math
+import os
+import re
+import shutil
+import stat
+import tempfile
+import warnings
+import zipfile
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path

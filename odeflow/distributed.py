@@ -8,7 +8,10 @@ Docs: https://odeflow.github.io/odeflow/distributed.html.md"""
 __all__ = ['main_process', 'wait', 'has_bf16', 'accelerator', 'map_processes', 'device_name']
 
 # %% ../nbs/03_distributed.ipynb #db124b99
-import re, sys, platform, warnings
+import re
+import sys
+import platform
+import warnings
 from pathlib import Path
 
 import torch

@@ -14,7 +14,12 @@ __all__ = ['SHARE', 'YES_NO', 'SDES', 'EXPERIMENTS', 'param', 'at_least', 'one_o
            'trajectories', 'run']
 
 # %% ../nbs/46_experiment.ipynb #71ff8b8f
-import copy, dataclasses, difflib, inspect, json, math
+import copy
+import dataclasses
+import difflib
+import inspect
+import json
+import math
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Callable, ClassVar, NamedTuple, get_args, get_type_hints

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Protocol
-import copy, math
+import copy
+import math
 
 import torch
 from torch import Tensor

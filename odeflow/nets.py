@@ -6,11 +6,15 @@ Docs: https://odeflow.github.io/odeflow/nets.html.md"""
 
 # %% auto #0
 __all__ = ['NETS', 'TimeEmbedding', 'Condition', 'Net', 'net_args', 'own_labels', 'net_digest', 'save_net', 'read_config',
-           'load_net', 'build_net', 'ready', 'MLP', 'ResBlock', 'Attention', 'Stage', 'way_down', 'way_up', 'UNet',
-           'grid_waves', 'DiTBlock', 'DiT']
+           'load_net', 'build_net', 'ready', 'MLP', 'ResBlock', 'Attention', 'way_down', 'way_up', 'UNet', 'grid_waves',
+           'DiTBlock', 'DiT']
 
 # %% ../nbs/06_nets.ipynb #e6cf521c
-import hashlib, inspect, json, math, secrets
+import hashlib
+import inspect
+import json
+import math
+import secrets
 from pathlib import Path
 
 from huggingface_hub import PyTorchModelHubMixin
@@ -368,7 +372,7 @@ class Attention(nn.Module):
         return (x + point(self.proj, a).mT.reshape(x.shape)) / math.sqrt(2)
 
 # %% ../nbs/06_nets.ipynb #d11b829e
-class Stage(nn.ModuleList):
+class _Stage(nn.ModuleList):
     "Layers of a U-Net, each told the condition, one after the other."
 
     @property
@@ -397,7 +401,7 @@ def way_down(
         if level:
             resamples.insert(0, "down")
         for resample in resamples:
-            stage = Stage([block(h, ch, resample)])
+            stage = _Stage([block(h, ch, resample)])
             if attends(level):
                 stage.append(Attention(ch))
             stages.append(stage)
@@ -419,13 +423,13 @@ def way_up(
     h = widths[-1]
     for level, ch in reversed(list(enumerate(widths))):
         for _ in range(blocks + 1):
-            stage = Stage([block(h + skips.pop(), ch)])
+            stage = _Stage([block(h + skips.pop(), ch)])
             if attends(level):
                 stage.append(Attention(ch))
             stages.append(stage)
             h = ch
         if level:
-            stages.append(Stage([block(h, h, "up")]))
+            stages.append(_Stage([block(h, h, "up")]))
     return stages
 
 # %% ../nbs/06_nets.ipynb #a162c6e1
@@ -467,7 +471,7 @@ class UNet(Net):
         h = widths[-1]
         # weights are drawn on the way down, in the middle, and on the way up
         down, skips = way_down(widths, blocks, block, attends)
-        mid = Stage([block(h, h), Attention(h), block(h, h)])
+        mid = _Stage([block(h, h), Attention(h), block(h, h)])
         up = way_up(widths, blocks, block, attends, skips)
         # and stand in this order
         self.down = down

@@ -11,13 +11,16 @@ __all__ = ['PRETRAINED', 'FILES', 'pretrained', 'model_folder', 'trained_net', '
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-import re, tempfile
+import re
+import tempfile
 
 from huggingface_hub import HfApi, snapshot_download
 import torch
 from torch import Tensor
 
-import odeflow.diffusion, odeflow.poisson.pfgmpp, odeflow.rectified.transfer  # noqa: F401  (the systems that `from_config` knows)
+import odeflow.diffusion
+import odeflow.poisson.pfgmpp
+import odeflow.rectified.transfer  # noqa: F401  (the systems that `from_config` knows)
 from .flow import Flow, from_config, sample_seeds
 from .sampling import integrate, sample, Samples
 from .nets import load_net, Net, own_labels, read_config, save_net

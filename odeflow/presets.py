@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-import dataclasses, inspect
+import dataclasses
+import inspect
 
 import torch
 

@@ -10,7 +10,13 @@ __all__ = ['KEYS', 'MEASURED', 'COLUMNS', 'row', 'feature_network', 'judge', 'mi
            'table', 'cheapest', 'published', 'same_case', 'compare']
 
 # %% ../nbs/43_records.ipynb #8538edec
-import csv, difflib, hashlib, io, json, math, re
+import csv
+import difflib
+import hashlib
+import io
+import json
+import math
+import re
 from pathlib import Path
 from typing import Callable, Iterable
 

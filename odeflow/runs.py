@@ -13,7 +13,14 @@ __all__ = ['WriteError', 'writing', 'replacing', 'write_atomic', 'write_json', '
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-import errno, hashlib, json, math, os, platform, signal, sys
+import errno
+import hashlib
+import json
+import math
+import os
+import platform
+import signal
+import sys
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save

@@ -19,7 +19,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
-import copy, math
+import copy
+import math
 
 import torch
 from torch import Tensor

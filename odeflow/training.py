@@ -12,7 +12,15 @@ __all__ = ['RISE', 'CHANGEABLE', 'Recipe', 'Budget', 'learning_rate', 'ema_updat
            'agree', 'Moment', 'is_due', 'progress_bar', 'stopped', 'Trainer', 'checkpoint_net', 'TrainResult', 'train']
 
 # %% ../nbs/07_training.ipynb #aaaf5cd5
-import copy, dataclasses, functools, hashlib, json, math, signal, sys, time
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import signal
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from odeflow.data import Data, digits, load_data
-from odeflow.metrics import features, fid
+from odeflow.metrics import evaluation, features
 from odeflow.nets import load_net, MLP
 from odeflow.pipeline import Pipeline, pretrained
 from odeflow.rectified.flow import RectifiedFlow
@@ -90,8 +90,8 @@ def statistics(folder=None):
     "The remembered statistics of some digits; where they lie."
     data = Data(digits().x[:20], name="some digits")
     net = features.DigitsFeatures()
-    fid.reference(data, net, keep=10)
-    return fid.reference_path(data, net, 10, 0)
+    evaluation.reference(data, net, keep=10)
+    return evaluation.reference_path(data, net, 10, 0)
 
 
 # name: (the file, how it is read, what is said)

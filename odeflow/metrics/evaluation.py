@@ -11,7 +11,9 @@ __all__ = ['VERSION', 'ROUNDING', 'ERROR_BARS', 'smallest_keys', 'Reservoir', 'S
 
 # %% ../../nbs/42_evaluation.ipynb #a8eb8b84
 from pathlib import Path
-import hashlib, json, math
+import hashlib
+import json
+import math
 
 import numpy as np
 import torch

@@ -11,7 +11,8 @@ __all__ = ['kernel_weights', 'stable_target', 'precondition', 'clean_image', 'av
 # %% ../../nbs/23_pfgmpp.ipynb #p003
 from dataclasses import dataclass, field
 from typing import Any
-import functools, math
+import functools
+import math
 
 import numpy as np
 from scipy.special import gammaincinv

@@ -10,7 +10,12 @@ __all__ = ['PAIRINGS', 'match', 'as_drawn', 'Paired', 'CouplingMetadata', 'Coupl
 # %% ../../nbs/31_coupling.ipynb #1f978523
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-import copy, hashlib, json, os, sys, warnings
+import copy
+import hashlib
+import json
+import os
+import sys
+import warnings
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
