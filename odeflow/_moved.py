@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import types
 import warnings
 from importlib.machinery import ModuleSpec
 
@@ -35,6 +36,14 @@ def look_up(old, homes):
     return get
 
 
+class _Old(types.ModuleType):
+    "A module that is no more; where a function has its name, it can be called."
+
+    def __call__(self, *args, **kwargs):
+        name = self.__name__.rpartition(".")[2]
+        return getattr(self, name)(*args, **kwargs)
+
+
 class _Finder:
     "Finds the modules that are no more."
 
@@ -46,7 +55,7 @@ class _Finder:
 
     @staticmethod
     def create_module(spec):
-        return None
+        return _Old(spec.name)
 
     @staticmethod
     def exec_module(module):

@@ -1,4 +1,4 @@
-"""The commands: `train`, `sample`, `encode`, `fid`, `runs`
+"""The commands train, sample, encode, fid and runs
 
 Docs: https://odeflow.github.io/odeflow/cli.html.md"""
 

@@ -424,6 +424,26 @@ def test_paths_of_the_first_release(old, name):
         getattr(importlib.import_module(f"odeflow.{old}"), "nothing")
 
 
+def test_a_function_with_the_name_of_an_old_module():
+    "`odeflow.train` is the function, also when somebody has imported the old module."
+    look = """
+import warnings, odeflow
+warnings.simplefilter("ignore")
+from odeflow.train import Recipe
+from odeflow.reflow import Coupling
+try:
+    odeflow.train("no flow")
+except TypeError as e:
+    assert "train() missing" in str(e), e
+try:
+    odeflow.reflow("no flow")
+except TypeError as e:
+    assert "reflow() missing" in str(e), e
+"""
+    run = call(sys.executable, "-c", look, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+
+
 def test_nbdev_commands_without_nbdev():
     "A user who has no nbdev gets a sentence, not a traceback."
     for name in [k for k in PROJECT["project"]["scripts"] if k.startswith("nbdev_")]:

@@ -4,6 +4,7 @@ python tools/house.py     the longest functions, the share of patched methods
 """
 
 import ast
+import functools
 import io
 import json
 import re
@@ -57,6 +58,14 @@ def upward(sources, order):
                 yield module, to.removeprefix("odeflow.")
 
 
+@functools.cache
+def comments(source):
+    "The lines that hold nothing but a comment."
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    alone = lambda t: t.type == tokenize.COMMENT and not t.line[: t.start[1]].strip()
+    return {t.start[0] for t in tokens if alone(t)}
+
+
 def length(node, source):
     "Lines of code of a function or class: no signature, docstring, comment or blank."
     bodies = [
@@ -68,9 +77,7 @@ def length(node, source):
         skipped.update(range(n.lineno + 1, first.lineno))  # the signature's own lines
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
             skipped.update(range(first.lineno, first.end_lineno + 1))
-    for t in tokenize.generate_tokens(io.StringIO(source).readline):
-        if t.type == tokenize.COMMENT and not t.line[: t.start[1]].strip():
-            skipped.add(t.start[0])
+    skipped |= comments(source)
     lines = source.splitlines()
     span = range(node.lineno, node.end_lineno + 1)
     return sum(1 for k in span if k not in skipped and lines[k - 1].strip())

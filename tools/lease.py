@@ -490,7 +490,7 @@ def plans(job, e):
 def finished(job):
     "The experiment, with its members as they were trained."
     e = job.experiment
-    if hasattr(e, "members"):
+    if e.members:
         return e  # trained or read by a stage before this one
     if not (e.out / "config.json").exists():
         raise FileNotFoundError(
