@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from endings import refused
 import pytest
 import torch
 from PIL import Image
@@ -151,20 +152,6 @@ fid pictures pictures --json nowhere/a           | json: there is no folder 'now
 runs nowhere                                     | folder: there is no folder 'nowhere'
 runs folder                                      | folder: 'folder' holds no result.json
 """  # noqa: E501
-
-
-def refused(told, prog):
-    "Status 1, nothing on standard output, one line on standard error; returns it."
-    status, out, err = told
-    assert (
-        status == 1
-        and out == ""
-        and err.count("\n") == 1
-        and err.startswith(f"{prog}: ")
-        and "Errno" not in err
-        and "Traceback" not in err
-    ), (status, out, err)
-    return err
 
 
 def test_wrong_input_of_every_argument_gets_one_sentence(room, ends):

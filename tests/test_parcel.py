@@ -10,6 +10,7 @@ from pathlib import Path
 
 import parcel
 import pytest
+from endings import refused
 from hypothesis import given, settings, strategies as st
 from parcel import pack, unpack
 
@@ -58,20 +59,6 @@ def ends(capsys):
         return status, *capsys.readouterr()
 
     return run
-
-
-def refused(told, prog):
-    "Status 1, nothing on standard output, one line on standard error; returns it."
-    status, out, err = told
-    assert (
-        status == 1
-        and out == ""
-        and err.count("\n") == 1
-        and err.startswith(f"{prog}: ")
-        and "Errno" not in err
-        and "Traceback" not in err
-    ), (status, out, err)
-    return err
 
 
 def test_wrong_input_of_every_argument_gets_one_sentence(room, ends):
