@@ -26,7 +26,7 @@ from typing import Any, Callable, ClassVar, NamedTuple, get_args, get_type_hints
 
 import torch
 
-from .flow import Flow, Rng
+from .flow import Flow, Rng, as_plain
 from .sampling import integrate, PRECISIONS, sample
 from .distributed import accelerator, main_process
 from .runs import prepare_run_dir, environment, write_json
@@ -408,11 +408,7 @@ def size(
 
 def as_json(cfg: Parameters) -> dict:
     "The parameters as JSON takes them: an infinite `D` as a word."
-    plain = {}
-    for k, v in vars(cfg).items():
-        infinite = isinstance(v, float) and not math.isfinite(v)
-        plain[k] = f"{v:g}" if infinite else v
-    return plain
+    return {k: as_plain(v, k) for k, v in vars(cfg).items()}
 
 # %% ../nbs/46_experiment.ipynb #c4962ca6
 class Trainings(NamedTuple):
