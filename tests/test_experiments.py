@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 from odeflow.cli import main
-from odeflow.experiment import Rectified, RFParameters, run
+from odeflow.experiment import Rectified, run
+from odeflow.parameters import RFParameters
 from odeflow.pipeline import Pipeline
 from odeflow.distributed import has_bf16
 from odeflow.presets import PRESETS

@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 CELLS = (
     """from dataclasses import dataclass
-from odeflow.experiment import Guard, param, Parameters
+from odeflow.parameters import Guard, param, Parameters
 from odeflow.records import table
 
 @dataclass
