@@ -43,9 +43,11 @@ $(STAMP):
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]" || $(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@printf '%s' "$(WANT)" > $@
 
+# What a notebook prints, and its progress bars, reach the terminal.
+SHOWN := --no-progress-bar --stdout-file - --stderr-file -
 demo: $(STAMP)
 	@mkdir -p runs
-	$(BIN)/papermill nbs/train_rf.ipynb runs/train_rf.ipynb -p rounds 2
+	PYTHONWARNINGS="ignore:IProgress not found" $(BIN)/papermill $(SHOWN) nbs/train_rf.ipynb runs/train_rf.ipynb -p rounds 2
 	@$(BIN)/python -c 'from odeflow.records import *; print(table([r for r in read_results("runs/train_rf") if r["solver"] == "rk45" or r["nfe"] == 1]).markdown())'
 
 # A line of the results table: the experiment and its parameters. The longest come first, so that no core waits for them.

@@ -6,14 +6,15 @@ Docs: https://odeflow.github.io/odeflow/experiment.html.md"""
 
 # %% auto #0
 __all__ = ['SDES', 'EXPERIMENTS', 'load', 'learnt', 'planned', 'fresh_net', 'first_net', 'size', 'as_json', 'Trainings',
-           'trainings', 'disk', 'takes', 'described', 'step', 'fixed_steps', 'System', 'bends', 'write_config',
-           'Experiment', 'Rectified', 'Diffusion', 'Poisson', 'round_trips', 'Transfer', 'pictures', 'trajectories',
-           'run']
+           'trainings', 'step_seconds', 'minutes', 'disk', 'takes', 'described', 'step', 'fixed_steps', 'System',
+           'bends', 'write_config', 'Experiment', 'Rectified', 'Diffusion', 'Poisson', 'round_trips', 'Transfer',
+           'pictures', 'trajectories', 'run']
 
 # %% ../nbs/47_experiment.ipynb #71ff8b8f
 import copy
 import dataclasses
 import math
+import time
 from typing import Any, Callable, ClassVar, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from .distributed import accelerator, main_process
 from .runs import prepare_run_dir, environment, write_json
 from .data import Data, DataPrior, load_data, show
 from .nets import own_labels
-from .training import Budget
+from .training import Budget, part_loss, Recipe
 from .diffusion import SubVP, VE, VP
 from .poisson.pfgm import PFGM
 from .poisson.pfgmpp import PFGMPP
@@ -139,7 +140,7 @@ class Trainings(NamedTuple):
 
     number: int
     what: str  # is trained
-    budget: str  # of each
+    recipe: Recipe  # of each
     parameter: str  # that sets the budget
 
 
@@ -148,13 +149,46 @@ def trainings(
 ) -> list[Trainings]:
     "The kinds of trainings of a run."
     rounds = e.cfg.rounds
-    first, reflow, distill = (r.budget for r in e.recipes)
+    first, reflow, distill = e.recipes
     kinds = [Trainings(1, e.system, first, "budget")]
     if rounds > 1:
         kinds.append(Trainings(rounds - 1, "reflow", reflow, "reflow_budget"))
     if e.cfg.distill:
         kinds.append(Trainings(rounds, "student", distill, "distill_budget"))
     return kinds
+
+
+def step_seconds(
+    e,  # an experiment
+) -> float:  # seconds
+    "What a step of the first training takes, tried on a network that is thrown away."
+    r = e.recipes[0]
+    few = min(r.batch, 64)
+    rng = Rng(0, device=e.device)
+    whole = e.given.batch(torch.arange(few) % len(e.given), rng)
+    took = []
+    with torch.random.fork_rng():
+        net = fresh_net(e, e.flow.extra_channels).to(e.device)
+        classes = getattr(net, "classes", 0)
+        for _ in range(3):  # the first one is slow
+            begun = time.perf_counter()
+            loss = part_loss(e.flow, net, whole, (0, 1), rng, r.label_dropout, classes)
+            loss.backward()
+            float(loss.detach())  # waits for the device
+            took.append(time.perf_counter() - begun)
+    return min(took) * r.batch / few
+
+
+def minutes(
+    e,  # an experiment
+) -> float:
+    "How long its trainings take here, from a step that is tried."
+    kinds = trainings(e)
+    budgets = [(t.number, Budget(t.recipe.budget), t.recipe.batch) for t in kinds]
+    told = sum(n * b.amount for n, b, _ in budgets if b.unit == "minutes")
+    steps = sum(n * b.amount for n, b, _ in budgets if b.unit == "steps")
+    steps += sum(n * b.amount / k for n, b, k in budgets if b.unit == "images")
+    return told + steps * step_seconds(e) / 60 if steps else told
 
 
 def disk(
@@ -172,15 +206,15 @@ def disk(
 def takes(
     e,  # an experiment
 ) -> list[str]:  # lines
-    "What a run will take: its trainings with their budgets, its pairs, its disk."
+    "What a run will take: trainings with their budgets, pairs, minutes, disk."
     kinds = trainings(e)
     said = []
     total: dict = {}  # unit -> amount
     for t in kinds:
         name = t.what if t.what == e.system else _count(t.number, t.what)
         each = " each" if t.number > 1 else ""
-        said.append(f"{name} of {t.budget}{each} ({t.parameter})")
-        b = Budget(t.budget)
+        said.append(f"{name} of {t.recipe.budget}{each} ({t.parameter})")
+        b = Budget(t.recipe.budget)
         total[b.unit] = total.get(b.unit, 0) + t.number * b.amount
     in_all = " and ".join(f"{v:,.10g} {k}" for k, v in total.items())
     lines = [
@@ -194,7 +228,11 @@ def takes(
             f"{_count(couplings, 'coupling')} of {pairs:,} pairs, "
             f"{_bytes(bytes_each)}{each}"
         )
-    return [*lines, f"disk: up to {_bytes(bytes_all)} in '{e.out}'"]
+    return [
+        *lines,
+        f"time: about {minutes(e):.2g} minutes of training on this machine",
+        f"disk: up to {_bytes(bytes_all)} in '{e.out}'",
+    ]
 
 
 def described(
@@ -323,7 +361,7 @@ class Experiment(System):
         self.cases: list[tuple] = []  # of `measure`: a member, settings of `sample`
         self.rows: list[dict] = []  # of `measure`, one of each case
 
-    def __repr__(self):
+    def __str__(self):
         return described(self)
 
     def train(self) -> list:  # of `TrainedFlow`

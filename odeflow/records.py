@@ -208,7 +208,8 @@ def evaluate(
         how = dict(solver=solver, device=device, **own, **options)
         return sample(flow, net, min(batch, n - i), data.shape, **how)
 
-    bar = f"{system}, {solver or 'its own sampler'}" if progress else None
+    what = f"{system}{' distilled' if distilled else ''}"
+    bar = f"sampling {what}, {solver or 'its own sampler'}" if progress else None
     x, nfe, devices, solvers, precisions = _drawn(draw, range(0, n, batch), bar)
     if grid and main_process():
         save_grid(x[:64], grid, rows=8)

@@ -9,7 +9,7 @@ __all__ = ['RISE', 'CHANGEABLE', 'Recipe', 'Budget', 'learning_rate', 'ema_updat
            'step_rng', 'check_task', 'check_pairs', 'check_parts', 'bind_labels', 'part_loss', 'trainable',
            'tell_classes', 'state_tensors', 'part_of', 'put_back', 'Learner', 'logged_step', 'log_until', 'RunFolder',
            'run_config', 'fixed_entries', 'same_run', 'trained_here', 'start_tracker', 'say', 'draw_preview', 'Run',
-           'agree', 'Moment', 'is_due', 'progress_bar', 'stopped', 'Trainer', 'checkpoint_net', 'TrainResult', 'train']
+           'agree', 'Moment', 'is_due', 'stopped', 'Trainer', 'checkpoint_net', 'TrainResult', 'train']
 
 # %% ../nbs/07_training.ipynb #aaaf5cd5
 import copy
@@ -27,7 +27,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn, Tensor
-from tqdm import tqdm
 
 from .flow import Flow, prior_name, Rng
 from odeflow.sampling import (
@@ -38,7 +37,7 @@ from odeflow.sampling import (
     sample,
     tf32,
 )
-from .distributed import accelerator, main_process
+from .distributed import accelerator, main_process, progress_bar
 from odeflow.runs import (
     prepare_run_dir,
     newest_state,
@@ -821,21 +820,6 @@ def is_due(
     return now.seconds - last.seconds >= 60 * every
 
 # %% ../nbs/07_training.ipynb #9fbb0a7c
-def progress_bar(
-    name: str,  # of the run
-    show: bool,  # or keep silent
-):
-    "Per cent of the budget, from the process that writes."
-    return tqdm(
-        total=100,
-        disable=not show or not main_process(),
-        unit="%",
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}",
-        desc=name,
-        mininterval=1 if sys.stderr.isatty() else 15,
-    )
-
-
 def stopped(
     number: int,  # of the signal
 ) -> BaseException:  # to be raised
@@ -933,7 +917,13 @@ class Trainer(Run):
         # the weights beside it are no longer the run's last
         if self.fraction < 1 and main_process():
             (self.out / "config.json").unlink(missing_ok=True)
-        bar = progress_bar(self.out.name, progress)
+        bar = progress_bar(
+            f"training {self.out.name}" if progress else None,
+            total=100,
+            unit="%",
+            bar_format="{desc} {percentage:3.0f}% |{bar}| "
+            "{elapsed}<{remaining}{postfix}",
+        )
         with stop_signals() as stop, torch.random.fork_rng():
             self.loop(bar, stop)
         bar.close()

@@ -14,18 +14,16 @@ import copy
 import hashlib
 import json
 import os
-import sys
 import warnings
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..flow import Flow, in_shares, onto, prior_name, Rng
 from ..sampling import sample
-from ..distributed import main_process, map_processes, wait
+from ..distributed import main_process, map_processes, progress_bar, wait
 from ..runs import prepare_run_dir, replacing, write_atomic, writing
 from ..data import Data
 from ..nets import net_digest, own_labels
@@ -401,13 +399,11 @@ def draw_coupling(
             flow, net, shape, seed, *ends, device=device, compile=compile, **how
         )
 
-    bar = tqdm(
+    bar = progress_bar(
+        f"drawing {Path(folder).name}" if progress and metadata.done < n else None,
         total=n,
         initial=metadata.done,
-        disable=not (progress and main_process()),
-        desc=Path(folder).name,
         unit="pair",
-        mininterval=1 if sys.stderr.isatty() else 15,
     )
     with bar:
         for pieces in _rounds(metadata.done, n, batch):
