@@ -120,9 +120,9 @@ records: $(STAMP)
 	$(MAKE) run NB=results
 	$(MAKE) run NB=44_pipeline
 
+# Chapters and tests in one pool, the longest first (tests/longest.txt).
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n-workers 2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/bench -n 2 --dist worksteal --durations=12
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/bench -n 2 --durations=20
 
 KILLS ?= 200
 rehearsal: $(STAMP)

@@ -1,7 +1,9 @@
 """nbdev's commands by the names that people type, or a sentence without nbdev."""
 
 import importlib
+import runpy
 import sys
+from pathlib import Path
 
 TARGETS = {
     "nbdev_export": "nbdev.doclinks:nbdev_export",
@@ -12,10 +14,10 @@ TARGETS = {
 }
 
 
-def _run(name):
+def find(name):
     module, function = TARGETS[name].split(":")
     try:
-        command = getattr(importlib.import_module(module), function)
+        return getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as e:
         if (e.name or "").partition(".")[0] != "nbdev":
             raise
@@ -23,24 +25,14 @@ def _run(name):
             f"{name}: nbdev is not installed; it comes with `pip install "
             "'odeflow[dev]'`, or with `make test` in a checkout"
         )
-    return command()
 
 
-def nbdev_export():
-    return _run("nbdev_export")
+def main():
+    "nbdev reads the words of a command only where a script's top level calls it."
+    runpy.run_path(__file__, {"called": Path(sys.argv[0]).stem}, "__main__")
 
 
-def nbdev_test():
-    return _run("nbdev_test")
-
-
-def nbdev_clean():
-    return _run("nbdev_clean")
-
-
-def nbdev_docs():
-    return _run("nbdev_docs")
-
-
-def nbdev_prepare():
-    return _run("nbdev_prepare")
+if __name__ == "__main__":
+    sys.argv[0] = globals()["called"]
+    command = find(sys.argv[0])
+    sys.exit(command())

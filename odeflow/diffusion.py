@@ -1,4 +1,4 @@
-"""VP, sub-VP, VE: SDE, score, and the ODE without noise
+"""VP, sub-VP, VE: SDE, score, probability-flow ODE
 
 Docs: https://odeflow.github.io/odeflow/diffusion.html.md"""
 

@@ -1,4 +1,4 @@
-"""Which device, what precision, and one of how many
+"""Device, precision, processes, and progress one can see
 
 Docs: https://odeflow.github.io/odeflow/distributed.html.md"""
 

@@ -1,4 +1,4 @@
-"""A system, its reflows and students, trained and measured
+"""Train, reflow, distil, measure; time and disk foretold
 
 Docs: https://odeflow.github.io/odeflow/experiment.html.md"""
 
@@ -228,9 +228,11 @@ def takes(
             f"{_count(couplings, 'coupling')} of {pairs:,} pairs, "
             f"{_bytes(bytes_each)}{each}"
         )
+    took = minutes(e)
+    about = "less than a minute" if took < 1 else f"about {took:.2g} minutes"
     return [
         *lines,
-        f"time: about {minutes(e):.2g} minutes of training on this machine",
+        f"time: {about} of training on this machine",
         f"disk: up to {_bytes(bytes_all)} in '{e.out}'",
     ]
 

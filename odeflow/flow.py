@@ -1,4 +1,4 @@
-"""Prior, field, clock: the contract of every system
+"""The base class of every system: prior, field, clock
 
 Docs: https://odeflow.github.io/odeflow/flow.html.md"""
 

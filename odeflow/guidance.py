@@ -1,4 +1,4 @@
-"""Classes and guidance: certainty against diversity
+"""What guidance by classes does: certainty, diversity
 
 Docs: https://odeflow.github.io/odeflow/guidance.html.md"""
 

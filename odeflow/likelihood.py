@@ -1,4 +1,4 @@
-"""From a sample to its probability, by the same solvers
+"""Log-likelihood of a sample, by the same solvers
 
 Docs: https://odeflow.github.io/odeflow/likelihood.html.md"""
 

@@ -1,4 +1,4 @@
-"""An MLP, a U-Net and a transformer, all called as net(x, c, y)
+"""An MLP, a U-Net, a transformer: called as net(x, c, y)
 
 Docs: https://odeflow.github.io/odeflow/nets.html.md"""
 

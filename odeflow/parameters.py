@@ -1,4 +1,4 @@
-"""Each declared once: type, default, range, meaning
+"""An experiment's options: type, default, range, meaning
 
 Docs: https://odeflow.github.io/odeflow/parameters.html.md"""
 

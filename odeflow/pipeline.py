@@ -1,4 +1,4 @@
-"""A trained flow: samples, latents and what lies between
+"""Load a trained model; sample, encode, interpolate
 
 Docs: https://odeflow.github.io/odeflow/pipeline.html.md"""
 

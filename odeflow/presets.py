@@ -1,4 +1,4 @@
-"""Networks and recipes that suit the data; whole families
+"""Networks and recipes by name; a flow with its reflows
 
 Docs: https://odeflow.github.io/odeflow/presets.html.md"""
 

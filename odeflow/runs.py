@@ -1,4 +1,4 @@
-"""Files written whole or not at all; checkpoints, signals
+"""Run folders: atomic files, checkpoints, stop signals
 
 Docs: https://odeflow.github.io/odeflow/runs.html.md"""
 

@@ -1,4 +1,4 @@
-"""Exact counts, solvers, and one sampler for all systems
+"""One sampler: solvers from Euler to RK45, calls counted
 
 Docs: https://odeflow.github.io/odeflow/sampling.html.md"""
 

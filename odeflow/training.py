@@ -1,4 +1,4 @@
-"""One loop for all: averages, budgets, exact resume
+"""One training loop: EMA, budgets, exact resume
 
 Docs: https://odeflow.github.io/odeflow/training.html.md"""
 
@@ -443,8 +443,10 @@ class Learner:
         average = copy.deepcopy(net).to(acc.device)
         self.average = average.eval().requires_grad_(False)
         self.params = [p for p in self.raw.parameters() if p.requires_grad]
-        adam = torch.optim.AdamW(self.params, recipe.lr, weight_decay=0.0, fused=True)
-        self.net, self.opt = acc.prepare(self.raw, adam)
+        self.opt = torch.optim.AdamW(
+            self.params, recipe.lr, weight_decay=0.0, fused=True
+        )
+        self.net = acc.prepare(self.raw)
         if recipe.compile:
             self.net = compiled(self.net)
         self.step = 0
@@ -466,7 +468,7 @@ class Learner:
         whole = self.data.batch(self.order(self.step), rng)
         for i in range(r.accumulate):
             self.learn_part(whole, process * r.accumulate + i, rng)
-        self.norm = self.acc.clip_grad_norm_(self.params, r.clip)
+        self.norm = nn.utils.clip_grad_norm_(self.params, r.clip)
         for group in self.opt.param_groups:
             group["lr"] = learning_rate(r, self.step, self.fraction)
         self.opt.step()

@@ -419,7 +419,7 @@ def test_both_mains_end_alike(monkeypatch, ends, slip, debug):
         raise error
 
     monkeypatch.setitem(cli.COMMANDS, "stub", lambda: fail())
-    monkeypatch.setattr(cli, "run", fail)
+    monkeypatch.setattr("odeflow.run", fail)
     for main, words, prog in (
         (odeflow, ["stub"], "odeflow stub"),
         (train, ["rf"], "odeflow train"),
@@ -439,7 +439,7 @@ def test_both_mains_end_alike(monkeypatch, ends, slip, debug):
 
 
 def test_debug_stands_anywhere(monkeypatch, ends):
-    monkeypatch.setattr(cli, "run", lambda name, **given: {}[name])
+    monkeypatch.setattr("odeflow.run", lambda name, **given: {}[name])
     monkeypatch.setitem(cli.COMMANDS, "stub", lambda folder, limit=1: {}[folder])
     for main, lines in (
         (
@@ -480,7 +480,7 @@ def test_signals_end_a_command_and_remove_what_is_half_done(room, monkeypatch):
             time.sleep(99)
 
     monkeypatch.setitem(cli.COMMANDS, "stub", lambda: work())
-    monkeypatch.setattr(cli, "run", work)
+    monkeypatch.setattr("odeflow.run", work)
     cases = [
         (*case, *end)
         for case in ((odeflow, "stub"), (train, "rf"))
@@ -705,25 +705,26 @@ def test_a_run_says_which_training_each_budget_is_of(room):
     said = str(
         experiment_of(preset="small", budget="2 minutes", out="run")
     ).splitlines()
-    assert said[-3] == (
+    assert said[-4] == (
         "4 trainings: 1-RF of 2 minutes (budget), 1 reflow of 10 minutes "
         "(reflow_budget), 2 students of 5 minutes each (distill_budget); "
         "22 minutes in all, besides pairs and measurements"
     )
+    assert said[-2] == "time: about 22 minutes of training on this machine"
     assert (
-        said[-2] == f"2 couplings of 3,000 pairs, {2 * 3000 * 64 * 4 / 1e6:.3g} MB each"
+        said[-3] == f"2 couplings of 3,000 pairs, {2 * 3000 * 64 * 4 / 1e6:.3g} MB each"
         and re.fullmatch(r"disk: up to [\d.]+ MB in 'run'", said[-1])
     )
     said = str(
         experiment_of(budget="2 minutes", distill=False, rounds=3, pairs=10, out="run")
     ).splitlines()
     assert (
-        said[-3]
+        said[-4]
         == "3 trainings: 1-RF of 2 minutes (budget), 2 reflows of 72000 images each "
         "(reflow_budget); 2 minutes and 144,000 images in all, besides pairs and "
         "measurements"
     )
-    assert said[-2].startswith("2 couplings of 10 pairs")
+    assert said[-3].startswith("2 couplings of 10 pairs")
     said = str(
         experiment_of(
             EXPERIMENTS["pfgm"],
@@ -735,9 +736,10 @@ def test_a_run_says_which_training_each_budget_is_of(room):
         )
     ).splitlines()
     assert (
-        said[-2]
+        said[-3]
         == "1 training: PFGM of 6 steps (budget); 6 steps in all, besides pairs and "
         "measurements"
+        and said[-2] == "time: less than a minute of training on this machine"
         and said[-1].startswith("disk: up to ")
     )
 

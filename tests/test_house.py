@@ -400,6 +400,34 @@ print(len(dir(odeflow)), rectified.RectifiedFlow.__module__, metrics.fid.__modul
     assert int(run.stdout.split()[0]) > 60
 
 
+@pytest.mark.parametrize("words", ["--help", "train rf --help", "train rf --roundz 2"])
+def test_words_without_torch(words):
+    "Help, and a word that is wrong, are answered before torch could be loaded."
+    look = f"""
+import sys
+from odeflow.cli import main
+try:
+    main({words.split()})
+except SystemExit:
+    pass
+print({{"torch", "numpy", "matplotlib"}} & sys.modules.keys())
+"""
+    run = call(sys.executable, "-c", look, cwd=ROOT)
+    assert run.stdout.splitlines()[-1] == "set()", run.stdout + run.stderr
+
+
+def test_a_notebook_refuses_a_wrong_word_without_torch(tmp_path):
+    "The check of an experiment's parameters comes before what takes seconds to load."
+    for page in sorted((ROOT / "nbs").glob("train_*.ipynb")):
+        cells = json.loads(page.read_text())["cells"]
+        code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+        (k,) = [i for i, c in enumerate(code) if "params.check" in c]
+        look = "\n".join([*code[: k + 1], "import sys"])
+        look += "\nprint({'torch', 'numpy'} & sys.modules.keys())"
+        run = call(sys.executable, "-c", look, cwd=tmp_path)
+        assert run.stdout == "set()\n", run.stdout + run.stderr
+
+
 @pytest.mark.parametrize(
     "old, name",
     [
@@ -444,13 +472,31 @@ except TypeError as e:
     assert run.returncode == 0, run.stderr
 
 
+NBDEV = [k for k in PROJECT["project"]["scripts"] if k.startswith("nbdev_")]
+
+
 def test_nbdev_commands_without_nbdev():
     "A user who has no nbdev gets a sentence, not a traceback."
-    for name in [k for k in PROJECT["project"]["scripts"] if k.startswith("nbdev_")]:
-        look = f"import sys; sys.modules['nbdev'] = None; from odeflow._nbdev import {name}; {name}()"  # noqa: E501
+    for name in NBDEV:
+        look = f"""
+import sys
+sys.modules["nbdev"] = None
+sys.argv = ["bin/{name}"]
+from odeflow._nbdev import main
+main()
+"""
         run = call(sys.executable, "-c", look, cwd=ROOT)
         said = f"{name}: nbdev is not installed; it comes with"
         assert run.returncode == 1 and run.stderr.startswith(said), run.stderr
+
+
+def test_nbdev_commands_are_told_their_words():
+    "They read their arguments, which they once dropped without a word."
+    bin = Path(sys.executable).parent
+    for name in NBDEV:
+        run = call(bin / name, "--no-such-option", cwd=ROOT)
+        said = f"{name}: error: unrecognized arguments: --no-such-option"
+        assert run.returncode == 2 and said in run.stderr, run.stderr
 
 
 def test_no_machine_in_the_project():

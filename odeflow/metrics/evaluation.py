@@ -1,4 +1,4 @@
-"""FID and its story: all that a number depends on
+"""FID against kept statistics, with all it depends on
 
 Docs: https://odeflow.github.io/odeflow/evaluation.html.md"""
 

@@ -1,4 +1,4 @@
-"""Data as charges, and why one more dimension
+"""The exact Poisson field of a data set, as of charges
 
 Docs: https://odeflow.github.io/odeflow/field.html.md"""
 

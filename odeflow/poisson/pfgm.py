@@ -1,4 +1,4 @@
-"""Learning the field of all data; the ODE anchored in z
+"""PFGM: learning the field of all data; an ODE in z
 
 Docs: https://odeflow.github.io/odeflow/pfgm.html.md"""
 

@@ -1,4 +1,4 @@
-"""D more dimensions: from Poisson flow to diffusion
+"""PFGM++: D more dimensions, from Poisson to diffusion
 
 Docs: https://odeflow.github.io/odeflow/pfgmpp.html.md"""
 

@@ -1,4 +1,4 @@
-"""The far hemisphere, its projection, its law of radii
+"""PFGM's prior, the far hemisphere; exact field lines
 
 Docs: https://odeflow.github.io/odeflow/prior.html.md"""
 

@@ -1,4 +1,4 @@
-"""Two distributions joined by straight lines
+"""Rectified flow: two distributions, straight lines
 
 Docs: https://odeflow.github.io/odeflow/rectified.html.md"""
 

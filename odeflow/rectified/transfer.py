@@ -1,4 +1,4 @@
-"""One data set to another, both ways, and what is kept
+"""From one data set to another and back, by a flow
 
 Docs: https://odeflow.github.io/odeflow/transfer.html.md"""
 
