@@ -6,13 +6,12 @@ Docs: https://odeflow.github.io/odeflow/data.html.md"""
 
 # %% auto #0
 __all__ = ['TOYS', 'RASTER', 'NAMED', 'to_float', 'to_uint8', 'as_bytes', 'named_labels', 'class_names', 'class_shares',
-           'mirrored', 'digest_of', 'Data', 'heart_curve', 'heart', 'moons', 'eight_gaussians', 'checkerboard',
-           'spiral', 'cache_dir', 'digits', 'digits_part', 'torchvision_set', 'npz', 'walk_files', 'open_picture',
-           'is_picture', 'picture_files', 'is_grey', 'eight_bits', 'fit_square', 'read_picture', 'free_memory', 'room',
-           'natural', 'folder', 'resized', 'load_data', 'DataPrior', 'grid', 'show', 'picture_format', 'save_grid']
+           'mirrored', 'Data', 'heart_curve', 'heart', 'moons', 'eight_gaussians', 'checkerboard', 'spiral',
+           'cache_dir', 'digits', 'digits_part', 'torchvision_set', 'npz', 'walk_files', 'open_picture', 'is_picture',
+           'picture_files', 'is_grey', 'eight_bits', 'fit_square', 'read_picture', 'free_memory', 'room', 'natural',
+           'folder', 'resized', 'load_data', 'DataPrior', 'grid', 'show', 'picture_format', 'save_grid']
 
 # %% ../nbs/05_data.ipynb #8019d21e
-import hashlib
 import io
 import math
 import os
@@ -32,7 +31,7 @@ import torch
 from torch import Tensor
 
 from .flow import kept, onto, Rng
-from .runs import replacing
+from .runs import digest_of, replacing
 
 # %% ../nbs/05_data.ipynb #c950caea
 def to_float(u: Tensor) -> Tensor:  # float32 in [-1, 1]
@@ -196,19 +195,6 @@ def mirrored(
     turn = rng.uniform(len(x)).to(x.device) < 0.5
     return torch.where(turn[:, None, None, None], x.flip(-1), x)
 
-
-def digest_of(
-    head: str,  # what is no tensor
-    tensors: Sequence,  # in their order, None left out
-) -> str:  # 16 hexadecimal digits
-    "A digest of a text and of the bytes of tensors."
-    h = hashlib.sha256(head.encode())
-    for t in tensors:
-        if t is not None:
-            u = t.cpu().contiguous().reshape(-1).view(torch.uint8)
-            h.update(u.numpy().data)
-    return h.hexdigest()[:16]
-
 # %% ../nbs/05_data.ipynb #d1bb6890
 def _class_number(label, names) -> int:
     "The number of a class, given its name or number; -1 where it is neither."
@@ -299,7 +285,7 @@ class Data:
 
     def digest(self) -> str:  # 16 hexadecimal digits
         "A digest of the contents: other data, other digest."
-        return digest_of(repr((self.shape, self.flip)), (self.x, self.y))
+        return digest_of(repr((self.shape, self.flip)), self.x, self.y)
 
 # %% ../nbs/05_data.ipynb #b38e01a2
 def heart_curve(a):

@@ -10,7 +10,6 @@ __all__ = ['NETS', 'TimeEmbedding', 'Condition', 'Net', 'net_args', 'own_labels'
            'DiTBlock', 'DiT']
 
 # %% ../nbs/06_nets.ipynb #e6cf521c
-import hashlib
 import inspect
 import json
 import math
@@ -25,7 +24,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from .flow import in_shares
-from .runs import apart, state_digest, write_atomic, writing
+from .runs import apart, digest_of, state_digest, write_atomic, writing
 
 # %% ../nbs/06_nets.ipynb #8a30419b
 class TimeEmbedding(nn.Module):
@@ -139,7 +138,7 @@ def net_digest(
             state = {"answer": _answer(net, shape)}
         except Exception:
             told += secrets.token_hex(8)  # it cannot be known again
-    return hashlib.sha256((told + state_digest(state)).encode()).hexdigest()[:16]
+    return digest_of(told + state_digest(state))
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ __all__ = ['KEYS', 'MEASURED', 'COLUMNS', 'row', 'feature_network', 'judge', 'mi
 # %% ../nbs/43_records.ipynb #8538edec
 import csv
 import difflib
-import hashlib
 import io
 import json
 import math
@@ -26,7 +25,7 @@ from torch import Tensor
 from .flow import Flow, in_shares
 from .sampling import is_adaptive, sample, Samples, SOLVERS
 from .distributed import device_name, main_process, map_processes
-from .runs import environment, write_json
+from .runs import digest_of, environment, write_json
 from .data import Data, save_grid, to_uint8, walk_files
 from .nets import net_digest, own_labels
 from .metrics.distances import byte_moments, frechet, frechet_distance
@@ -299,7 +298,7 @@ def row_key(
         [getattr(judge, k, None) for k in ("code", "weights")],
         how,
     ]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of(json.dumps(what, sort_keys=True))
 
 # %% ../nbs/43_records.ipynb #b8f0a306
 def _grid_name(member, how: dict) -> str:

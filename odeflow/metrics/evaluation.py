@@ -11,7 +11,6 @@ __all__ = ['VERSION', 'ROUNDING', 'ERROR_BARS', 'smallest_keys', 'Reservoir', 'S
 
 # %% ../../nbs/42_evaluation.ipynb #a8eb8b84
 from pathlib import Path
-import hashlib
 import json
 import math
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import odeflow
-from ..runs import read_tensors, remembered, write_tensors
+from ..runs import digest_of, read_tensors, remembered, write_tensors
 from ..data import as_bytes, cache_dir, Data, load_data, resized
 from odeflow.metrics.distances import (
     blocks,
@@ -189,7 +188,7 @@ def statistics_path(
 ) -> Path:
     "The file for statistics that depend on this and on the code."
     told = json.dumps([VERSION, *story])
-    name = hashlib.sha256(told.encode()).hexdigest()[:32]
+    name = digest_of(told, length=32)
     return cache_dir() / "statistics" / f"{name}.safetensors"
 
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 import odeflow
 from ..sampling import tf32
-from ..runs import sha16, write_atomic
+from ..runs import digest_of, write_atomic
 from ..data import as_bytes, Data, load_data, to_float
 
 # %% ../../nbs/41_features.ipynb #fe63ec20
@@ -184,7 +184,7 @@ class FeatureNetwork(Protocol):
     batch: int  # pictures at a time
     device: str  # where it computes
     code: str  # whose code
-    weights: str  # `sha16` of its weights' file
+    weights: str  # a digest of its weights' file
 
     def __call__(
         self,
@@ -230,7 +230,7 @@ class Inception:
         fc = net.get_parameter("fc.weight")
         self.classes = last and bool(fc.isfinite().all())
         self.code = f"torch-fidelity {version('torch-fidelity')}"
-        self.weights = sha16(weights or inception_weights())
+        self.weights = digest_of(Path(weights or inception_weights()).read_bytes())
 
     @torch.no_grad()
     def __call__(
@@ -257,7 +257,7 @@ class DigitsFeatures:
 
     def __init__(self):
         self.code = f"odeflow {odeflow.__version__}"
-        self.weights = sha16(SHIPPED)
+        self.weights = digest_of(SHIPPED.read_bytes())
 
     def __call__(
         self,

@@ -11,7 +11,6 @@ __all__ = ['PAIRINGS', 'match', 'as_drawn', 'Paired', 'CouplingMetadata', 'Coupl
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 import copy
-import hashlib
 import json
 import os
 import warnings
@@ -24,7 +23,7 @@ from torch import Tensor
 from ..flow import Flow, in_shares, onto, prior_name, Rng
 from ..sampling import sample
 from ..distributed import main_process, map_processes, progress_bar, wait
-from ..runs import prepare_run_dir, replacing, write_atomic, writing
+from ..runs import digest_of, prepare_run_dir, replacing, write_atomic, writing
 from ..data import Data
 from ..nets import net_digest, own_labels
 
@@ -232,8 +231,7 @@ class Coupling:
 
     def digest(self) -> str:  # 16 hexadecimal digits
         "A digest of whose pairs these are and how they were drawn."
-        blob = json.dumps(self.metadata.provenance, sort_keys=True).encode()
-        return hashlib.sha256(blob).hexdigest()[:16]
+        return digest_of(json.dumps(self.metadata.provenance, sort_keys=True))
 
 
 def _pairs_tensor(folder, name, metadata):
