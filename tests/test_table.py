@@ -113,6 +113,6 @@ def test_killed_and_continued(tmp_path, jobs):
     )
     assert page.returncode == 0, page.stderr
     assert (
-        "| 3-RF | yes | euler | 1 | 8.79 | 5.21 | 0.51 | 1 |"
+        "| 2-RF | yes | euler | 1 | 9.01 | 4.85 | 0.5 | 1 |"
         in (tmp_path / "table.md").read_text()
     )
