@@ -16,7 +16,7 @@ from odeflow.data import cache_dir
 from odeflow.runs import newest_state
 from odeflow.training import Trainer
 
-DAYS = 14  # without use after which a training is forgotten
+DAYS = 3  # without use after which a training is forgotten
 
 
 def code() -> str:
