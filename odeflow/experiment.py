@@ -25,7 +25,7 @@ from .distributed import accelerator, main_process
 from .runs import prepare_run_dir, environment, write_json
 from .data import Data, DataPrior, load_data, show
 from .nets import own_labels
-from .training import Budget, part_loss, Recipe
+from .training import Budget, ema_update, part_loss, Recipe
 from .diffusion import SubVP, VE, VP
 from .poisson.pfgm import PFGM
 from .poisson.pfgmpp import PFGMPP
@@ -169,14 +169,20 @@ def step_seconds(
     took = []
     with torch.random.fork_rng():
         net = fresh_net(e, e.flow.extra_channels).to(e.device)
+        average = copy.deepcopy(net)
+        opt = torch.optim.AdamW(net.parameters(), 0.0, fused=True)
         classes = getattr(net, "classes", 0)
-        for _ in range(3):  # the first one is slow
+        for k in range(4):  # the first one is slow
             begun = time.perf_counter()
             loss = part_loss(e.flow, net, whole, (0, 1), rng, r.label_dropout, classes)
             loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), r.clip)
+            opt.step()
+            opt.zero_grad()
+            ema_update(average, net, k, r.ema)
             float(loss.detach())  # waits for the device
             took.append(time.perf_counter() - begun)
-    return min(took) * r.batch / few
+    return sorted(took)[1] * r.batch / few
 
 
 def minutes(
