@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from play import play, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = "-p budget '6 steps' -p reflow_budget '4 steps' -p distill_budget '4 steps' -p batch 8 -p pairs 16 -p samples 60 -p tol .1 -p rounds 2"  # noqa: E501
 
 
@@ -94,24 +94,7 @@ def test_killed_and_continued(tmp_path, jobs):
     jobs.append(job := make(tmp_path, "rf"))
     assert "up to date" in job.communicate(timeout=60)[0] and job.returncode == 0
 
-    page = subprocess.run(
-        [
-            Path(sys.executable).parent / "papermill",
-            "--no-progress-bar",
-            ROOT / "nbs/results.ipynb",
-            tmp_path / "page.ipynb",
-            "-p",
-            "folder",
-            tmp_path,
-            "-p",
-            "write",
-            "True",
-        ],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    assert page.returncode == 0, page.stderr
+    assert play(ROOT, "results", folder=tmp_path, write=True) == ""
     assert (
         "| 2-RF | yes | euler | 1 | 9.01 | 4.85 | 0.5 | 1 |"
         in (tmp_path / "table.md").read_text()
