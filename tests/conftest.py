@@ -2,6 +2,7 @@
 examples in every run, and leave no database behind.
 """
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,21 +14,24 @@ settings.load_profile("odeflow")
 HERE = Path(__file__).parent
 # What takes longest, in falling order, from the report at the end of `make test`.
 LONGEST = (HERE / "longest.txt").read_text().splitlines()
+PLACE = {name: k for k, name in enumerate(LONGEST)}
+
+
+@cache
+def shares(file: str) -> bool:
+    "Do the tests of a file share a fixture, which one process should make?"
+    return 'scope="module"' in (HERE.parent / file).read_text()
 
 
 def unit(nodeid: str) -> str:
     "What one process runs as a whole: a test, or a file whose tests share a fixture."
     file, _, _ = nodeid.partition("::")
-    return file if 'scope="module"' in (HERE.parent / file).read_text() else nodeid
-
-
-def rank(item) -> int:
-    "The place of its unit among the longest; what is not there comes after them."
-    return LONGEST.index(own) if (own := unit(item.nodeid)) in LONGEST else len(LONGEST)
+    return file if shares(file) else nodeid
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=rank)
+    # what is not among the longest comes after them
+    items.sort(key=lambda item: PLACE.get(unit(item.nodeid), len(PLACE)))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,7 +2,6 @@
 are not trained again when chapters are tested: their folders are kept in the cache.
 """
 
-import hashlib
 import json
 import shutil
 import time
@@ -13,7 +12,7 @@ import torch
 from website import ROOT
 
 from odeflow.data import cache_dir
-from odeflow.runs import newest_state
+from odeflow.runs import digest_of, newest_state
 from odeflow.training import Trainer
 
 DAYS = 3  # without use after which a training is forgotten
@@ -21,16 +20,15 @@ DAYS = 3  # without use after which a training is forgotten
 
 def code() -> str:
     "A digest of the package and of what it computes with."
-    h = hashlib.sha256(f"{torch.__version__} {numpy.__version__}".encode())
-    for path in sorted((ROOT / "odeflow").rglob("*.py")):
-        h.update(path.read_bytes())
-    return h.hexdigest()
+    files = sorted((ROOT / "odeflow").rglob("*.py"))
+    versions = f"{torch.__version__} {numpy.__version__}"
+    return digest_of(versions, *(path.read_bytes() for path in files))
 
 
 def source(notebook: Path) -> str:
     "A digest of a notebook's cells, which may define a flow, a network or data."
     cells = [c["source"] for c in json.loads(notebook.read_text())["cells"]]
-    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+    return digest_of(json.dumps(cells))
 
 
 class Kept:
@@ -47,7 +45,7 @@ class Kept:
     def path(self, run: Trainer) -> Path:
         "Where a training of this configuration is kept."
         told = json.dumps([*self.story, run.config], sort_keys=True, default=str)
-        return self.folder / hashlib.sha256(told.encode()).hexdigest()[:32]
+        return self.folder / digest_of(told, length=32)
 
     def install(self, monkeypatch):
         "Trainings look here first, until the patch is undone."

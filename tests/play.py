@@ -22,6 +22,11 @@ TINY = dict(
 )
 
 
+def options(**given) -> list:
+    "The options of `odeflow train` for these parameters."
+    return [word for k, v in given.items() for word in (f"--{k}", str(v))]
+
+
 def play(cwd, notebook="train_rf", **params) -> str:
     "The sentence that it ends with in a folder; empty when all cells ran."
     nb = load_notebook_node(str(ROOT / f"nbs/{notebook}.ipynb"))

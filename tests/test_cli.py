@@ -19,6 +19,7 @@ from endings import refused
 import pytest
 import torch
 from PIL import Image
+from play import options, TINY
 from odeflow import cli
 from odeflow.runs import replacing
 from odeflow.data import load_data
@@ -26,8 +27,7 @@ from odeflow.experiment import disk, EXPERIMENTS, Rectified
 from odeflow.pipeline import Pipeline, PRETRAINED
 
 MODEL, TOLD = "digits-1-rf", "digits-1-rf-classes"
-TINY = "--dataset moons --budget 6:steps --reflow_budget 4:steps --distill_budget 4:steps --batch 8 --pairs 16 --samples 20 --tol .1 --device cpu"  # noqa: E501
-TINY = [w.replace(":", " ") for w in TINY.split()]
+SHORT = options(dataset="moons", device="cpu", **TINY)
 
 
 def odeflow(*words):
@@ -275,7 +275,7 @@ def test_a_wrong_value_of_a_training_gets_one_sentence(room, ends, words):
         ends(
             train,
             "rf",
-            *TINY,
+            *SHORT,
             "--out",
             "run",
             *(w.replace(":", " ") for w in words.split()),
@@ -288,7 +288,7 @@ def test_a_wrong_value_of_a_training_gets_one_sentence(room, ends, words):
 def test_a_loss_that_is_no_longer_finite(room, ends):
     "The sentence of the training, below its progress bar, and no traceback."
     status, _, err = ends(
-        train, "rf", *TINY, "--out", "run", "--lr", "1e30", "--budget", "60 steps"
+        train, "rf", *SHORT, "--out", "run", "--lr", "1e30", "--budget", "60 steps"
     )
     last = err.replace("\r", "\n").splitlines()[-1]
     assert (
@@ -754,14 +754,8 @@ def test_the_disk_that_a_run_takes(room, name, dataset, pairs):
     e = experiment_of(
         EXPERIMENTS[name],
         dataset=dataset,
-        pairs=pairs,
-        budget="4 steps",
-        reflow_budget="4 steps",
-        distill_budget="4 steps",
-        batch=4,
-        samples=20,
-        tol=0.5,
         out="run",
+        **TINY | dict(pairs=pairs, budget="4 steps", batch=4, tol=0.5),
     )
     often = {
         k: dataclasses.replace(getattr(e.plan, k), log_every=2, save_every=0.0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from play import play, ROOT, TINY
+from play import options, play, ROOT, TINY
 from odeflow.cli import main
 from odeflow.experiment import Rectified, run
 from odeflow.parameters import RFParameters
@@ -174,6 +174,10 @@ def test_a_folder_of_ones_own(tmp_path):
     assert "out_: no such parameter; did you mean out?" in play(
         tmp_path, out_="unused", **own
     )
+    # a name of the notebook's own
+    assert "table: no such parameter; there are dataset, out, time" in play(
+        tmp_path, table=2, **own
+    )
     assert play(tmp_path, out="runs/mine", **own) == ""
     assert (tmp_path / "runs/mine/result.json").exists()
 
@@ -216,7 +220,7 @@ def test_bad_input_gets_one_sentence(tmp_path, params, says):
 
 
 @pytest.mark.parametrize(
-    "words, says",
+    "job, says",
     [
         ("rf --rounds 0", "rounds: 0 is not accepted; give 1 or more"),
         (
@@ -264,26 +268,13 @@ def test_bad_input_gets_one_sentence(tmp_path, params, says):
         ),
     ],
 )
-def test_a_bad_job_gets_one_sentence(tmp_path, monkeypatch, capsys, words, says):
-    if "cuda" in words and torch.cuda.is_available():
+def test_a_bad_job_gets_one_sentence(tmp_path, monkeypatch, capsys, job, says):
+    if "cuda" in job and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
     monkeypatch.chdir(tmp_path)
     unusable(tmp_path)
-    assert (
-        main(
-            [
-                "train",
-                *words.split(),
-                *(
-                    w
-                    for k, v in TINY.items()
-                    if f"--{k}" not in words
-                    for w in (f"--{k}", str(v))
-                ),
-            ]
-        )
-        == 1
-    )
+    rest = {k: v for k, v in TINY.items() if f"--{k}" not in job}
+    assert main(["train", *job.split(), *options(**rest)]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("odeflow train: ") and says in said, said
     assert not list((tmp_path / "runs").rglob("*.safetensors"))

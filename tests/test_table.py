@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from play import play, ROOT
+from play import play, ROOT, TINY
 
-TINY = "-p budget '6 steps' -p reflow_budget '4 steps' -p distill_budget '4 steps' -p batch 8 -p pairs 16 -p samples 60 -p tol .1 -p rounds 2"  # noqa: E501
+SHORT = TINY | dict(samples=60, rounds=2)
 
 
 def make(out, *targets):
@@ -26,7 +26,7 @@ def make(out, *targets):
             "make",
             f"BIN={Path(sys.executable).parent}",
             f"OUT={out}",
-            f"EXTRA={TINY}",
+            "EXTRA=" + " ".join(f"-p {k} '{v}'" for k, v in SHORT.items()),
             *(f"{out}/{t}.ipynb" for t in targets),
         ],
         cwd=ROOT,
