@@ -26,6 +26,7 @@ from odeflow.flow import (
     Network,
     onto,
 )
+from .posterior import MeanTarget
 from .sampling import require_nfe, solver
 
 # %% ../nbs/10_diffusion.ipynb #25f50b43
@@ -72,7 +73,7 @@ def views(
 WEIGHTINGS = ("noise", "likelihood")  # of the loss over time
 
 
-class SDE(GaussianFlow):
+class SDE(MeanTarget, GaussianFlow):
     r"""A diffusion $\mathrm dx=f(t)\,x\,\mathrm dt+g(t)\,\mathrm dw$ from data at
     t = 0 to noise at t = 1, run backwards (Song et al. 2021, eq. 5).
     """
@@ -91,6 +92,7 @@ class SDE(GaussianFlow):
             raise ValueError(
                 f"weighting: {self.weighting!r} is not one of {', '.join(WEIGHTINGS)}"
             )
+        self.check_target()
         self.clock = (1.0, self.eps)
 
     def drift(
@@ -127,7 +129,9 @@ class SDE(GaussianFlow):
         a, s = self.marginal(t)
         w = 1.0 if self.weighting == "noise" else self.diffusion(t) ** 2 / (2 * s**2)
         x = append_dims(a, x1) * x1 + append_dims(s, x1) * e
-        return w * flat(self.noise(net, x, t) - e).square().mean(1)
+        clean = self.clean_target(x1, x0, x, s, rng, a)
+        noise = e + append_dims(a / s, x1) * (x1 - clean)
+        return w * flat(self.noise(net, x, t) - noise).square().mean(1)
 
 # %% ../nbs/10_diffusion.ipynb #70e4f656
 @dataclass(eq=False)

@@ -240,6 +240,9 @@ class Flow:
     # (start, end) in sampling order: the prior lives at the first, the data at the
     # second
     clock = (0.0, 1.0)
+    # what its network learns from: `single` images, or the `mean` of all, whose classes
+    # it then cannot tell
+    target = "single"
     extra_channels = 0  # channels that the network puts out beyond those of the data
     denoise_nfe = 0  # network evaluations that `denoise` costs
     # how `sample` goes unless told: tolerances, or a fixed `nfe`
@@ -365,6 +368,8 @@ def from_config(
 ) -> Flow:
     "The flow of a configuration, with the constants that it had after `fit`."
     name = config["flow"]
+    if config.get("field_batch") == 0:  # of models that are older
+        config = {k: v for k, v in config.items() if k != "field_batch"}
     if name not in FLOWS:
         raise ValueError(
             f"flow: {name!r} is not one of {', '.join(FLOWS)}; import the chapter "

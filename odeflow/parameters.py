@@ -7,8 +7,8 @@ Docs: https://odeflow.github.io/odeflow/parameters.html.md"""
 # %% auto #0
 __all__ = ['SHARE', 'PRECISIONS', 'PAIRINGS', 'SDES', 'PRESETS', 'YES_NO', 'DECLARED', 'param', 'at_least', 'one_of',
            'check_value', 'misspelt', 'Parameters', 'Guard', 'parameter_cell', 'RecipeParameters', 'TrainingParameters',
-           'data_param', 'out_param', 'RunParameters', 'CommonParameters', 'RectifiedParameters', 'RFParameters',
-           'SDEParameters', 'PFGMParameters', 'TransferParameters']
+           'data_param', 'out_param', 'target_param', 'RunParameters', 'CommonParameters', 'RectifiedParameters',
+           'RFParameters', 'SDEParameters', 'PFGMParameters', 'TransferParameters']
 
 # %% ../nbs/46_parameters.ipynb #cda245b1
 import dataclasses
@@ -259,6 +259,15 @@ def out_param(
     return param(default, "the folder for all that the run writes", "a folder")
 
 
+def target_param() -> Any:  # a field
+    "The parameter that says what a first flow learns."
+    return param(
+        None,
+        "of a first flow: single images, or their mean; None: the preset's",
+        *one_of("single", "mean"),
+    )
+
+
 @dataclass
 class RunParameters(TrainingParameters):
     "Where a run goes, from which seed, and what is measured there."
@@ -335,6 +344,7 @@ class RFParameters(RectifiedParameters):
 
     dataset: str = data_param("digits")
     out: str = out_param("runs/train_rf")
+    target: str | None = target_param()
 
 # %% ../nbs/46_parameters.ipynb #f594874c
 @dataclass
@@ -343,6 +353,7 @@ class SDEParameters(CommonParameters):
 
     dataset: str = data_param("digits")
     out: str = out_param("runs/train_sde")
+    target: str | None = target_param()
     sde: str = param("vp", "the diffusion: vp, subvp, ve", *one_of(*SDES))
     weighting: str = param(
         "noise",
@@ -369,9 +380,7 @@ class PFGMParameters(CommonParameters):
     field: bool = param(
         True, "for D of 1: the field of all data (PFGM); False: PFGM++", YES_NO
     )
-    stable: bool = param(
-        False, "PFGM++: targets are means of all data; False: of one image", YES_NO
-    )
+    target: str | None = target_param()
 
 # %% ../nbs/46_parameters.ipynb #f6c3ab31
 @dataclass

@@ -52,6 +52,7 @@ class Preset:
     pairs: int  # pairs of a coupling
     draw: dict  # how to simulate them
     flip: bool = False  # mirror pictures at random
+    target: str = "single"  # what a first flow learns, where nothing speaks against it
 
     def recipes(
         self,
@@ -115,6 +116,7 @@ PRESETS = {
     ),
 }
 PRESETS["cifar10-long"].flip = True
+PRESETS["digits"].target = "mean"
 
 # %% ../nbs/45_presets.ipynb #55f88720
 _short: dict = dict(

@@ -269,6 +269,7 @@ def step_rng(
 def check_task(
     net,  # what shall be trained
     data,  # on what
+    flow: Flow = None,  # by whose loss
 ):
     "One sentence where what is to be trained, or on what, is no such thing."
     if not isinstance(net, nn.Module) or not any(True for _ in net.parameters()):
@@ -295,6 +296,12 @@ def check_task(
         raise ValueError(
             f"net: it knows {knows} classes, and {data.name} has {there or 'none'}; "
             f"give a network with classes={there}{instead}"
+        )
+    if knows and flow is not None and flow.target == "mean":
+        raise ValueError(
+            f"flow: this {type(flow).__name__} learns from the mean of all data, "
+            "whatever their classes, which the network is told; give a network with "
+            "classes=0, or a flow with target='single'"
         )
 
 # %% ../nbs/07_training.ipynb #8c32e53d
@@ -707,7 +714,7 @@ class Run(Learner):
         resume: bool = True,
         tracker: str = None,
     ):
-        check_task(net, data)
+        check_task(net, data, flow)
         check_parts(recipe, acc.num_processes)
         self.out = prepare_run_dir(out, resume)
         self.folder = RunFolder(self.out)

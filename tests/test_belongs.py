@@ -122,7 +122,7 @@ def test_a_seed_of_a_date(tmp_path):
 
 # ---------------------------------------------------------------- flows
 @pytest.mark.parametrize(
-    "make", [PFGM, lambda: PFGMPP(D=8), lambda: PFGMPP(D=8, field_batch=None)]
+    "make", [PFGM, lambda: PFGMPP(D=8), lambda: PFGMPP(D=8, target="mean")]
 )
 def test_constants_are_those_of_one_data_set(make):
     """A flow that had learnt one set took the constants of the next, and samples of the

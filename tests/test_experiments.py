@@ -132,12 +132,12 @@ def test_diffusion(tmp_path, sde, system):
         ({"dataset": "digits"}, "PFGM"),
         ({"field": False}, "PFGM++ D=1"),
         ({"D": 128}, "PFGM++ D=128"),
-        ({"D": float("inf"), "stable": True}, "PFGM++ D=inf, stable"),
+        ({"D": float("inf"), "target": "mean"}, "PFGM++ D=inf"),
     ],
 )
 def test_poisson_flow(tmp_path, params, system):
     settings = dict(notebook="train_pfgm", **{"dataset": "moons"} | params | TINY)
-    if "stable" in params:  # by papermill, without an output path
+    if "target" in params:  # by papermill, without an output path
         run = papermill(tmp_path, out=None, **settings)
         assert run.returncode == 0 and json.loads(run.stdout)["cells"], run.stderr
     else:

@@ -69,8 +69,15 @@ SYSTEMS = {  # name: the flow, and what it learns if not `points`
     "PFGM, 48 charges": (lambda: PFGM(field_batch=48), None),
     "PFGM++ D=1": (lambda: PFGMPP(D=1), None),
     "PFGM++ D=128": (lambda: PFGMPP(D=128), None),
-    "PFGM++ D=inf, stable": (lambda: PFGMPP(D=math.inf, field_batch=None), None),
-    "PFGM++ D=8, 48 data": (lambda: PFGMPP(D=8, field_batch=48), None),
+    "PFGM++ D=inf, mean": (lambda: PFGMPP(D=math.inf, target="mean"), None),
+    "PFGM++ D=8, mean of 48": (
+        lambda: PFGMPP(D=8, target="mean", field_batch=48),
+        None,
+    ),
+    "1-RF, mean of 48": (
+        lambda: RectifiedFlow(target="mean", field_batch=48),
+        None,
+    ),
     "mirrored pictures": (RectifiedFlow, lambda tmp: load_data("digits", flip=True)),
 }
 

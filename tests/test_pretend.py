@@ -33,6 +33,11 @@ from pretend import CUDA, Mixed, pretend
 MOONS = load_data("moons", n=200).x
 POINTS = Data(MOONS, (MOONS[:, 0] > 0.5).long() + (MOONS[:, 1] > 0).long(), "points")
 
+MEANS = {
+    "": {},
+    ", mean": dict(target="mean"),
+    ", mean of 48": dict(target="mean", field_batch=48),
+}
 SYSTEMS = {
     "rectified": RectifiedFlow,
     "logit-normal times": lambda: RectifiedFlow(time="logit-normal"),
@@ -47,11 +52,15 @@ SYSTEMS = {
     "PFGM": PFGM,
     "PFGM, 48 charges": lambda: PFGM(field_batch=48),
     **{
-        f"PFGM++ D={D}{', stable' if b is None else f', {b} data' if b else ''}": (
-            lambda D=D, b=b: PFGMPP(D=D, field_batch=b)
-        )
+        f"PFGM++ D={D}{told}": lambda D=D, how=how: PFGMPP(D=D, **how)
         for D in (1, 128, math.inf)
-        for b in (0, 48, None)
+        for told, how in MEANS.items()
+    },
+    **{
+        f"{name}{told}": lambda new=new, how=how: new(**how)
+        for name, new in {"rectified flow": RectifiedFlow, "VP": VP}.items()
+        for told, how in MEANS.items()
+        if how
     },
 }
 each = pytest.mark.parametrize("name", SYSTEMS)

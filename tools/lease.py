@@ -272,13 +272,10 @@ def smoke(job):
         PFGMPP(D=1),
         PFGMPP(D=128),
         PFGMPP(D=math.inf),
-        PFGMPP(D=128, field_batch=None),
+        PFGMPP(D=128, target="mean"),
     ):
-        with_field = ", stable" * (
-            getattr(flow, "field_batch", 0) is None and flow.extra_channels == 0
-        )
         part(
-            f"gradient {type(flow).__name__} {getattr(flow, 'D', '')}{with_field}",
+            f"gradient {type(flow).__name__} {getattr(flow, 'D', '')}, {flow.target}",
             lambda: gradients(flow, data, device, 16),
         )
     for name in ("digits-1-rf", "digits-vp", "digits-pfgm", "digits-pfgmpp-128")[

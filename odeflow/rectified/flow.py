@@ -15,7 +15,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..flow import append_dims, flat, Flow, Gaussian, Rng
+from ..flow import append_dims, flat, Gaussian, prior_name, Rng
+from ..posterior import MeanTarget
 
 # %% ../../nbs/30_rectified.ipynb #4534acdf
 def uniform(
@@ -68,7 +69,7 @@ ERRORS = {"l2": l2, "huber": pseudo_huber}  # errors of the velocity
 
 # %% ../../nbs/30_rectified.ipynb #0558e7f1
 @dataclass(eq=False)
-class RectifiedFlow(Flow):
+class RectifiedFlow(MeanTarget):
     r"""Rectified flow: $\mathrm dZ_t = v(Z_t, t)\,\mathrm dt$ from $\pi_0$ at t = 0
     to $\pi_1$ at t = 1 (Liu et al. 2022, eq. 1).
     """
@@ -87,6 +88,12 @@ class RectifiedFlow(Flow):
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps: {self.steps} is not 1 or more")
         self.prior = self.prior or Gaussian()
+        self.check_target()
+        if self.target == "mean" and not isinstance(self.prior, Gaussian):
+            raise ValueError(
+                f"target: 'mean' needs a Gaussian prior, not {prior_name(self.prior)}; "
+                "give target='single'"
+            )
 
     def velocity(self, net, x, t):
         "What the network says."
@@ -95,16 +102,19 @@ class RectifiedFlow(Flow):
     def loss(self, net, x1, rng, x0=None):
         "The error of the direction at a random point of each line (@eq-rf)."
         n, shape = len(x1), tuple(x1.shape[1:])
-        if x0 is None:
-            x0 = self.prior.sample(n, shape, rng).to(x1)
+        start = self.prior.sample(n, shape, rng).to(x1) if x0 is None else x0
         if self.steps:
             t = rng.integers(self.steps, n) / self.steps
         else:
             t = TIMES[self.time](n, rng)
         t = t.to(x1)
         s = append_dims(t, x1)
-        x = s * x1 + (1 - s) * x0
-        return self.misfit(net(x, t) - (x1 - x0), x)
+        x = s * x1 + (1 - s) * start
+        if self.target == "single":
+            return self.misfit(net(x, t) - (x1 - start), x)
+        level = (1 - t) * self.prior.std
+        clean = self.clean_target(x1, x0, x, level, rng, t)
+        return self.misfit(net(x, t) - (x1 - start) - (clean - x1) / (1 - s), x)
 
     def misfit(
         self,
