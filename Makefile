@@ -51,22 +51,37 @@ demo: $(STAMP)
 	@$(BIN)/python -c 'from odeflow.records import *; print(table([r for r in read_results("runs/train_rf") if r["solver"] == "rk45" or r["nfe"] == 1]).markdown())'
 
 # A line of the results table: the experiment and its parameters. The longest come first, so that no core waits for them.
-vp := train_sde -p sde vp -p steps 2000 -p rounds 1
-subvp := train_sde -p sde subvp -p steps 2000 -p rounds 1
-rf := train_rf -p rounds 3
+one := -p rounds 1 -p distill False
+mean := -p target mean
+single := $(one) -p target single
+rf := train_rf $(mean) -p rounds 3
 pfgm := train_pfgm -p rounds 2
-pfgmpp-1 := train_pfgm -p field False -p rounds 1 -p distill False
-pfgmpp-128 := train_pfgm -p D 128 -p rounds 1 -p distill False
-pfgmpp-2048 := train_pfgm -p D 2048 -p rounds 1 -p distill False
-pfgmpp-inf := train_pfgm -p D inf -p rounds 1 -p distill False
-TABLE := vp subvp rf pfgm pfgmpp-1 pfgmpp-128 pfgmpp-2048 pfgmpp-inf
-# Not in the published tables, and not in ours unless asked for, as in make table TABLE="pfgmpp-1-stable pfgmpp-inf-stable".
-pfgmpp-1-stable := $(pfgmpp-1) -p stable True
-pfgmpp-inf-stable := $(pfgmpp-inf) -p stable True
+vp := train_sde -p sde vp $(mean) -p rounds 1
+subvp := train_sde -p sde subvp $(mean) -p rounds 1
+ve := train_sde -p sde ve $(mean) $(one)
+pfgmpp-1 := train_pfgm -p field False $(mean) $(one)
+pfgmpp-128 := train_pfgm -p D 128 $(mean) $(one)
+pfgmpp-2048 := train_pfgm -p D 2048 $(mean) $(one)
+pfgmpp-inf := train_pfgm -p D inf $(mean) $(one)
+# The same with single images for a target.
+rf-single := train_rf $(single)
+vp-single := train_sde -p sde vp $(single)
+subvp-single := train_sde -p sde subvp $(single)
+ve-single := train_sde -p sde ve $(single)
+pfgmpp-1-single := train_pfgm -p field False $(single)
+pfgmpp-128-single := train_pfgm -p D 128 $(single)
+pfgmpp-2048-single := train_pfgm -p D 2048 $(single)
+pfgmpp-inf-single := train_pfgm -p D inf $(single)
+SYSTEMS := vp subvp ve pfgmpp-1 pfgmpp-128 pfgmpp-2048 pfgmpp-inf
+TABLE := rf pfgm $(SYSTEMS) rf-single $(SYSTEMS:%=%-single)
+# Seeds 0 to SEEDS - 1. The stochastic run of 2,000 steps is measured for the first two alone, on 500 samples.
+SEEDS := 1
+LONG := 0 1
+seeds := $(shell seq 0 $$(($(SEEDS) - 1)))
 # The lines of the page on architectures: a transformer in place of the U-Net.
 plain := -p rounds 1 -p distill False
-rf-dit := train_rf $(plain) -p preset digits-dit
-vp-dit := train_sde -p steps 20 $(plain) -p preset digits-dit
+rf-dit := train_rf $(single) -p preset digits-dit
+vp-dit := train_sde -p steps 20 $(single) -p preset digits-dit
 pfgm-dit := train_pfgm $(plain) -p preset digits-dit
 # And both networks on larger pictures: the threes of MNIST, scaled to 32 x 32.
 threes := $(plain) -p dataset mnist/3 -p resize 32 -p samples 500 -p budget "48000 images"
@@ -87,14 +102,19 @@ OUT := runs/table
 EXTRA :=
 $(if $(word 2,$(OUT)),$(error OUT: '$(OUT)' has a space; give a folder without))
 
-# An executed notebook appears under its name when it is complete; until then its run continues where it was.
+# An executed notebook appears under its name when it is complete; until then its run continues where it was. A name
+# that ends in a number, as rf-3, is a line of the table with that seed.
+seed = $(filter 0 1 2 3 4 5 6 7 8 9,$(lastword $(subst -, ,$*)))
+line = $(if $($*),$*,$(patsubst %-$(seed),%,$*))
+long = $(if $(filter train_sde,$(word 1,$($(line)))),$(if $(filter $(LONG),$(seed)),-p steps 2000 -p long_samples 500,-p steps 100))
 $(OUT)/%.ipynb:
 	@mkdir -p $(OUT)
-	OMP_NUM_THREADS=1 $(BIN)/papermill --no-progress-bar nbs/$(word 1,$($*)).ipynb $(OUT)/.$*.ipynb -p out $(OUT)/$* $(wordlist 2,99,$($*)) $(EXTRA)
+	OMP_NUM_THREADS=1 $(BIN)/papermill --no-progress-bar nbs/$(word 1,$($(line))).ipynb $(OUT)/.$*.ipynb -p out $(OUT)/$* $(wordlist 2,99,$($(line))) $(if $($*),,-p seed $(seed) $(long)) $(EXTRA)
 	@mv $(OUT)/.$*.ipynb $@
 
+RUNS := $(foreach s,$(seeds),$(TABLE:%=%-$(s)))
 table: $(STAMP)
-	@$(MAKE) --no-print-directory -j$(JOBS) $(TABLE:%=$(OUT)/%.ipynb)
+	@$(MAKE) --no-print-directory -j$(JOBS) $(RUNS:%=$(OUT)/%.ipynb)
 	$(BIN)/papermill --no-progress-bar nbs/results.ipynb $(OUT)/results.ipynb -p folder $(OUT) -p write True
 
 # Further models that come with the package: told their class, and carrying threes to eights.
@@ -112,10 +132,11 @@ architectures: $(STAMP)
 	@for run in $(ARCHITECTURES); do mkdir -p nbs/records/architectures/$$run && cp runs/architectures/$$run/result.json nbs/records/architectures/$$run/ || exit 1; done
 	$(MAKE) run NB=architectures
 
-# `make records TABLE="rf"` takes one line; a line that is not complete is refused, and nothing is half copied.
+# `make records TABLE="rf" SEEDS=5` takes one line; a line that is not complete is refused, and nothing is half copied.
+# The pictures of the first seed come along.
 records: $(STAMP)
-	@for run in $(TABLE); do test -f $(OUT)/$$run.ipynb || { echo "records: the run $$run in $(OUT) is not complete; give make table again" >&2; exit 1; }; done
-	@for run in $(TABLE); do to=nbs/records/table/$$run; rm -rf $$to && mkdir -p $$to && cp $(OUT)/$$run/result.json $$to/ && { test ! -d $(OUT)/$$run/grids || cp -R $(OUT)/$$run/grids $$to/; } || exit 1; done
+	@for run in $(RUNS); do test -f $(OUT)/$$run.ipynb || { echo "records: the run $$run in $(OUT) is not complete; give make table again" >&2; exit 1; }; done
+	@for run in $(RUNS); do to=nbs/records/table/$$run; rm -rf $$to && mkdir -p $$to && cp $(OUT)/$$run/result.json $$to/ && case $$run in *-0) cp -R $(OUT)/$$run/grids $$to/;; esac || exit 1; done
 	$(BIN)/python tools/ship.py $(OUT)
 	$(MAKE) run NB=results
 	$(MAKE) run NB=44_pipeline

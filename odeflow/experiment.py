@@ -317,7 +317,7 @@ class System:
         "What the first flow is trained on."
         return self.data
 
-    def full(self) -> dict:
+    def full(self) -> dict:  # what `sample` takes
         "Full simulation."
         return dict(solver="rk45", rtol=self.cfg.tol, atol=self.cfg.tol)
 
@@ -326,7 +326,7 @@ class System:
         return m.flow is self.flow
 
     def eval_settings(self, m) -> list:
-        "How a member is measured: settings of `sample`."
+        "How a member is measured: settings of `sample`, and perhaps `samples`."
         if m.distilled:
             return [step(m)]
         return [*self.extra_settings(m), self.full(), step(m)]
@@ -337,7 +337,9 @@ class System:
 
     def curve_settings(self, m) -> list:
         "The settings of a member's curve of error against evaluations."
-        return []
+        if not self.first(m):
+            return []
+        return fixed_steps(m, euler=(5, 10, 20, 40), heun=(10, 20, 40))
 
     def metadata(self) -> dict:
         "What else the run's result.json says."
@@ -449,7 +451,8 @@ class Rectified(Experiment):
         return Paired(self.flow.prior, self.data, self.cfg.pairing)
 
     def curve_settings(self, m):
-        return [] if m.distilled else fixed_steps(m, euler=(1, 2, 4, 8))
+        few = [] if m.distilled else fixed_steps(m, euler=(1, 2, 4, 8))
+        return [*few, *super().curve_settings(m)]
 
 # %% ../nbs/47_experiment.ipynb #cbfd4d35
 SDES = {"vp": ("VP", VP), "subvp": ("sub-VP", SubVP), "ve": ("VE", VE)}
@@ -469,13 +472,12 @@ class Diffusion(Experiment):
     def extra_settings(self, m):
         if not self.first(m):
             return []
-        counts = (100, self.cfg.steps)
-        return [dict(solver="euler-maruyama", nfe=n) for n in counts]
-
-    def curve_settings(self, m):
-        if not self.first(m):
-            return []
-        return fixed_steps(m, euler=(5, 10, 20, 40), heun=(10, 20, 40))
+        short, long = (
+            dict(solver="euler-maruyama", nfe=n) for n in (100, self.cfg.steps)
+        )
+        if self.cfg.long_samples:
+            long["samples"] = self.cfg.long_samples
+        return [short, long]
 
 # %% ../nbs/47_experiment.ipynb #abc277b7
 class Poisson(Experiment):
@@ -495,11 +497,6 @@ class Poisson(Experiment):
 
     def extra_settings(self, m):
         return fixed_steps(m, heun=[34]) if self.first(m) else []
-
-    def curve_settings(self, m):
-        if not self.first(m):
-            return []
-        return fixed_steps(m, euler=(5, 10, 20, 40), heun=(6, 10, 20))
 
 # %% ../nbs/47_experiment.ipynb #455238f9
 def round_trips(
@@ -580,7 +577,8 @@ def pictures(
     n = min(64 if images else 1000, e.cfg.samples)
     for ax, (m, how), r in zip(axs.flat, e.cases, e.rows):
         labels = own_labels(m.net, n)
-        made = sample(m.flow, m.net, n, shape, device=e.device, labels=labels, **how)
+        ways = {k: v for k, v in how.items() if k != "samples"}
+        made = sample(m.flow, m.net, n, shape, device=e.device, labels=labels, **ways)
         x = made.x.cpu()
         if images:
             show(x, ax, rows=8)

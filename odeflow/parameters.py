@@ -360,6 +360,9 @@ class SDEParameters(CommonParameters):
         "of the diffusion's loss over time: noise, likelihood",
         *one_of("noise", "likelihood"),
     )
+    long_samples: int | None = param(
+        None, "samples of the long stochastic run; None: as samples", *at_least(5)
+    )
     steps: int = param(
         1000, "of the long stochastic run; a short one has 100", *at_least(1)
     )
