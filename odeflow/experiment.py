@@ -438,7 +438,8 @@ class Rectified(Experiment):
     warm = True
 
     def make(self, cfg):
-        return "1-RF", RectifiedFlow(time=cfg.time, target=aim(self))
+        time = cfg.time or self.plan.time
+        return "1-RF", RectifiedFlow(time=time, target=aim(self))
 
     def training_data(self):
         if self.cfg.pairing == "random":

@@ -53,6 +53,7 @@ class Preset:
     draw: dict  # how to simulate them
     flip: bool = False  # mirror pictures at random
     target: str = "single"  # what a first flow learns, where nothing speaks against it
+    time: str = "uniform"  # at which times, where it is a rectified flow
 
     def recipes(
         self,
@@ -117,6 +118,7 @@ PRESETS = {
 }
 PRESETS["cifar10-long"].flip = True
 PRESETS["digits"].target = "mean"
+PRESETS["digits"].time = "logit-normal"
 
 # %% ../nbs/45_presets.ipynb #55f88720
 _short: dict = dict(

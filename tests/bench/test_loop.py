@@ -1,5 +1,5 @@
 """What the training loop costs over a bare PyTorch loop of the same network, loss and
-optimiser.
+optimiser, and what the mean of all data costs as a target.
 """
 
 import copy
@@ -9,8 +9,11 @@ import pytest
 import torch
 from measure import in_turns, ratio
 from odeflow.data import Data, load_data
+from odeflow.diffusion import VP
 from odeflow.flow import append_dims
 from odeflow.nets import UNet
+from odeflow.poisson.pfgmpp import PFGMPP
+from odeflow.presets import new_net, PRESETS
 from odeflow.rectified.flow import RectifiedFlow
 from odeflow.training import Recipe, Trainer
 
@@ -91,3 +94,39 @@ def test_loop_overhead(case, record, benchmark, tmp_path, rounds=120):
         f"loop-{data.name}",
     )
     benchmark.pedantic(ours.train_step, rounds=10)
+
+
+def test_mean_target(record, benchmark, tmp_path, rounds=60):
+    "A step with the mean of all digits for its target, over one with single images."
+    data = load_data("digits")
+    flows = {
+        "1-RF": RectifiedFlow,
+        "VP": VP,
+        "PFGM++ D=128": lambda **k: PFGMPP(D=128, **k),
+    }
+    rows = []
+    for name, new in flows.items():
+        trainers = {
+            target: Trainer(
+                new(target=target),
+                new_net(PRESETS["digits"], data.shape),
+                data,
+                tmp_path / f"{name} {target}",
+                Recipe(batch=64),
+                device="cpu",
+            )
+            for target in ("single", "mean")
+        }
+        steps = {k: t.train_step for k, t in trainers.items()}
+        times = in_turns(steps, rounds, warm=5)
+        middle, low, high = ratio(times["mean"], times["single"])
+        rows.append(
+            {
+                "flow": name,
+                "mean over single": middle,
+                "quartiles": [low, high],
+                "threads": torch.get_num_threads(),
+            }
+        )
+    record(rows, "mean-target")
+    benchmark.pedantic(trainers["mean"].train_step, rounds=10)
