@@ -298,6 +298,11 @@ class CommonParameters(RunParameters):
         *at_least(1),
     )
     distill: bool = param(True, "also distil each flow to one step", YES_NO)
+    distill_error: str = param(
+        "l2",
+        "of a student: l2 or huber, of pixels; lpips, of features",
+        *one_of("l2", "huber", "lpips"),
+    )
     classes: bool = param(
         False, "tell the network the classes; samples are in the data's shares", YES_NO
     )

@@ -21,7 +21,7 @@ from .flow import Flow
 from .nets import Net, NETS
 from .training import Recipe, step_seed, train
 from .rectified.coupling import draw_coupling
-from .rectified.reflow import distill, reflow
+from .rectified.reflow import distill, lpips_distance, reflow
 
 # %% ../nbs/45_presets.ipynb #aa89dd00
 # of a recipe, what an experiment can be told
@@ -212,8 +212,8 @@ def train_family(
     data,  # what it learns
     out,  # the folder of all their runs
     plan: Preset,  # network, recipes, pairs
-    # parameters of an experiment: rounds, distill, pairs, classes, seed, resume, and
-    # what `Preset.recipes` asks for
+    # parameters of an experiment: rounds, distill, distill_error, pairs, classes, seed,
+    # resume, and what `Preset.recipes` asks for
     cfg,
     *,
     warm: bool = False,  # do its weights serve a rectified flow?
@@ -241,13 +241,16 @@ def train_family(
             flows.append(TrainedFlow(f"{k}-RF{of}", False, r.flow, r.net, r.trained))
     if not cfg.distill:
         return flows
+    error = cfg.distill_error
+    distance = lpips_distance(device=where.get("device")) if error == "lpips" else None
     family = []
     for k, m in enumerate(flows, 1):
         begin = m.net if warm or k > 1 else net()
         folder = Path(out) / f"coupling-{k}"
         coupling = draw_coupling(m.flow, m.net, pairs, shape, folder, **where, **draw)
         to = Path(out) / f"{_slug(m.system)}-distilled"
-        s = distill(m.flow, begin, coupling, to, recipe=student_recipe, **go)
+        how = dict(error=error) if error != "lpips" else dict(distance=distance)
+        s = distill(m.flow, begin, coupling, to, recipe=student_recipe, **how, **go)
         family += [m, TrainedFlow(m.system, True, s.flow, s.net, s.trained)]
     return family
 

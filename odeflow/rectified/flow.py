@@ -111,15 +111,18 @@ class RectifiedFlow(MeanTarget):
         s = append_dims(t, x1)
         x = s * x1 + (1 - s) * start
         if self.target == "single":
-            return self.misfit(net(x, t) - (x1 - start), x)
+            return self.misfit(net(x, t) - (x1 - start), x, x1, t)
         level = (1 - t) * self.prior.std
         clean = self.clean_target(x1, x0, x, level, rng, t)
-        return self.misfit(net(x, t) - (x1 - start) - (clean - x1) / (1 - s), x)
+        error = net(x, t) - (x1 - start) - (clean - x1) / (1 - s)
+        return self.misfit(error, x, x1, t)
 
     def misfit(
         self,
         r: Tensor,  # (B, *shape) errors of the velocity
         x: Tensor,  # (B, *shape) where they were made
+        x1: Tensor,  # (B, *shape) where the lines end
+        t: Tensor,  # (B,) when
     ) -> Tensor:  # (B,)
         "How much an error of the velocity counts."
         return ERRORS[self.error](r)

@@ -172,7 +172,7 @@ class FeatureFlow(RectifiedFlow):
             )
         self.features = features
 
-    def misfit(self, r, x):
+    def misfit(self, r, x, x1, t):
         r"$\lVert\nabla h(x)^\top r\rVert^2/k$."
         if self.features is None:
             raise ValueError("features: none given; a flow that is trained needs them")
