@@ -58,16 +58,16 @@ rf := train_rf $(mean) -p rounds 3
 pfgm := train_pfgm -p rounds 2
 vp := train_sde -p sde vp $(mean) -p rounds 1
 subvp := train_sde -p sde subvp $(mean) -p rounds 1
-ve := train_sde -p sde ve $(mean) $(one)
+ve := train_sde -p sde ve $(mean) $(one) -p steps 0
 pfgmpp-1 := train_pfgm -p field False $(mean) $(one)
 pfgmpp-128 := train_pfgm -p D 128 $(mean) $(one)
 pfgmpp-2048 := train_pfgm -p D 2048 $(mean) $(one)
 pfgmpp-inf := train_pfgm -p D inf $(mean) $(one)
 # The same with single images for a target.
 rf-single := train_rf $(single)
-vp-single := train_sde -p sde vp $(single)
-subvp-single := train_sde -p sde subvp $(single)
-ve-single := train_sde -p sde ve $(single)
+vp-single := train_sde -p sde vp $(single) -p steps 0
+subvp-single := train_sde -p sde subvp $(single) -p steps 0
+ve-single := train_sde -p sde ve $(single) -p steps 0
 pfgmpp-1-single := train_pfgm -p field False $(single)
 pfgmpp-128-single := train_pfgm -p D 128 $(single)
 pfgmpp-2048-single := train_pfgm -p D 2048 $(single)
@@ -106,7 +106,7 @@ $(if $(word 2,$(OUT)),$(error OUT: '$(OUT)' has a space; give a folder without))
 # that ends in a number, as rf-3, is a line of the table with that seed.
 seed = $(filter 0 1 2 3 4 5 6 7 8 9,$(lastword $(subst -, ,$*)))
 line = $(if $($*),$*,$(patsubst %-$(seed),%,$*))
-long = $(if $(filter train_sde,$(word 1,$($(line)))),$(if $(filter $(LONG),$(seed)),-p steps 2000 -p long_samples 500,-p steps 100))
+long = $(if $(filter vp subvp,$(line)),$(if $(filter $(LONG),$(seed)),-p steps 2000 -p long_samples 500,-p steps 100))
 $(OUT)/%.ipynb:
 	@mkdir -p $(OUT)
 	OMP_NUM_THREADS=1 $(BIN)/papermill --no-progress-bar nbs/$(word 1,$($(line))).ipynb $(OUT)/.$*.ipynb -p out $(OUT)/$* $(wordlist 2,99,$($(line))) $(if $($*),,-p seed $(seed) $(long)) $(EXTRA)

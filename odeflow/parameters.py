@@ -240,6 +240,14 @@ class TrainingParameters(RecipeParameters):
     pairs: int | None = param(
         None, "pairs of a coupling; None: the preset's", *at_least(1)
     )
+    error: str | None = param(
+        None,
+        "on pairs: l2, huber, or lpips, for students; None: the preset's",
+        *one_of("l2", "huber", "lpips"),
+    )
+    reflow_time: str | None = param(
+        None, "training times of reflows, as time; None: the preset's", *one_of(*TIMES)
+    )
 
 # %% ../nbs/46_parameters.ipynb #01a0e672
 YES_NO = "True or False"
@@ -298,11 +306,6 @@ class CommonParameters(RunParameters):
         *at_least(1),
     )
     distill: bool = param(True, "also distil each flow to one step", YES_NO)
-    distill_error: str = param(
-        "l2",
-        "of a student: l2 or huber, of pixels; lpips, of features",
-        *one_of("l2", "huber", "lpips"),
-    )
     classes: bool = param(
         False, "tell the network the classes; samples are in the data's shares", YES_NO
     )
@@ -370,7 +373,9 @@ class SDEParameters(CommonParameters):
         None, "samples of the long stochastic run; None: as samples", *at_least(5)
     )
     steps: int = param(
-        1000, "of the long stochastic run; a short one has 100", *at_least(1)
+        1000,
+        "of the long stochastic run; a short one has 100; 0 for neither",
+        *at_least(0),
     )
 
 # %% ../nbs/46_parameters.ipynb #1258968a

@@ -54,6 +54,8 @@ class Preset:
     flip: bool = False  # mirror pictures at random
     target: str = "single"  # what a first flow learns, where nothing speaks against it
     time: str = "uniform"  # at which times, where it is a rectified flow
+    error: str = "l2"  # of reflows and students
+    reflow_time: str = "uniform"  # training times of reflows
 
     def recipes(
         self,
@@ -87,7 +89,7 @@ PRESETS = {
     "points": _preset(dict(width=128), ("1500 steps",) * 3, 20_000, 1e-3, batch=512),
     "digits": _preset(
         dict(channels=24, mults=(1, 2), blocks=1, attention=(), max_freq=4.0),
-        ("88000 images", "72000 images", "72000 images"),
+        ("72000 images",) * 3,
         10_000,
         1e-2,
         batch=64,
@@ -119,6 +121,9 @@ PRESETS = {
 PRESETS["cifar10-long"].flip = True
 PRESETS["digits"].target = "mean"
 PRESETS["digits"].time = "logit-normal"
+PRESETS["digits"].error = "huber"
+PRESETS["digits"].reflow_time = "u-shaped"
+PRESETS["digits"].draw = dict(solver="midpoint", nfe=16)
 
 # %% ../nbs/45_presets.ipynb #55f88720
 _short: dict = dict(
@@ -212,8 +217,8 @@ def train_family(
     data,  # what it learns
     out,  # the folder of all their runs
     plan: Preset,  # network, recipes, pairs
-    # parameters of an experiment: rounds, distill, distill_error, pairs, classes, seed,
-    # resume, and what `Preset.recipes` asks for
+    # parameters of an experiment: rounds, distill, pairs, error, reflow_time, classes,
+    # seed, resume, and what `Preset.recipes` asks for
     cfg,
     *,
     warm: bool = False,  # do its weights serve a rectified flow?
@@ -228,6 +233,7 @@ def train_family(
     )
     pairs = cfg.pairs or plan.pairs
     draw = dict(recipe.asks(**plan.draw), seed=cfg.seed)
+    error = cfg.error or plan.error
 
     start = start or net(extra_channels=flow.extra_channels)
     first = train(flow, start, data, Path(out) / _slug(system), recipe, **go)
@@ -235,22 +241,24 @@ def train_family(
     if cfg.rounds > 1:
         fresh = None if warm else net()
         how: dict = dict(rounds=cfg.rounds - 1, pairs=pairs, draw=draw, start=fresh)
+        how["time"] = cfg.reflow_time or plan.reflow_time
+        how["error"] = "l2" if error == "lpips" else error
         rounds = reflow(flow, first.net, shape, out, recipe=reflow_recipe, **how, **go)
         of = "" if warm else f" from {system}"
         for k, r in enumerate(rounds, 2):
             flows.append(TrainedFlow(f"{k}-RF{of}", False, r.flow, r.net, r.trained))
     if not cfg.distill:
         return flows
-    error = cfg.distill_error
-    distance = lpips_distance(device=where.get("device")) if error == "lpips" else None
+    judged: dict = dict(error=error)
+    if error == "lpips":
+        judged = dict(distance=lpips_distance(device=where.get("device")))
     family = []
     for k, m in enumerate(flows, 1):
         begin = m.net if warm or k > 1 else net()
         folder = Path(out) / f"coupling-{k}"
         coupling = draw_coupling(m.flow, m.net, pairs, shape, folder, **where, **draw)
         to = Path(out) / f"{_slug(m.system)}-distilled"
-        how = dict(error=error) if error != "lpips" else dict(distance=distance)
-        s = distill(m.flow, begin, coupling, to, recipe=student_recipe, **how, **go)
+        s = distill(m.flow, begin, coupling, to, recipe=student_recipe, **judged, **go)
         family += [m, TrainedFlow(m.system, True, s.flow, s.net, s.trained)]
     return family
 

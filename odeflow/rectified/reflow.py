@@ -85,6 +85,8 @@ def reflow(
     recipe: Recipe = None,  # how to train each round
     start=None,  # the network to start the first round from; None is a copy of `net`
     draw: dict = None,  # options of `draw_coupling`
+    time: str = "uniform",  # density of the times to train at, a name in `TIMES`
+    error: str = "l2",  # error of the velocity, a name in `ERRORS`
     resume: bool = True,  # continue what `out` holds
     **where,  # `device` and `progress`, as in `train`
 ) -> list[ReflowResult]:  # one a round
@@ -99,7 +101,7 @@ def reflow(
         coupling = draw_coupling(
             flow, net, pairs, shape, drawn, **where, **(draw or {})
         )
-        flow = RectifiedFlow(prior=flow.latent_prior)
+        flow = RectifiedFlow(prior=flow.latent_prior, time=time, error=error)
         trained = train(
             flow,
             copy.deepcopy(net if start is None else start),
