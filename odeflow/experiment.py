@@ -224,7 +224,8 @@ def disk(
     e,  # an experiment
 ) -> tuple:  # couplings, pairs of each, bytes of each, bytes of all that is written
     "What a run will write."
-    couplings = e.cfg.rounds if e.cfg.distill else e.cfg.rounds - 1
+    # a reflow's student learns the pairs of the reflow
+    couplings = max(e.cfg.rounds - 1, int(e.cfg.distill))
     pairs = e.cfg.pairs or e.plan.pairs
     each = 2 * 4 * pairs * math.prod(e.data.shape)
     further = sum(t.number for t in trainings(e)[1:])

@@ -89,7 +89,7 @@ PRESETS = {
     "points": _preset(dict(width=128), ("1500 steps",) * 3, 20_000, 1e-3, batch=512),
     "digits": _preset(
         dict(channels=24, mults=(1, 2), blocks=1, attention=(), max_freq=4.0),
-        ("72000 images",) * 3,
+        ("72000 images", "100000 images", "115000 images"),
         10_000,
         1e-2,
         batch=64,
@@ -255,8 +255,12 @@ def train_family(
     family = []
     for k, m in enumerate(flows, 1):
         begin = m.net if warm or k > 1 else net()
-        folder = Path(out) / f"coupling-{k}"
-        coupling = draw_coupling(m.flow, m.net, pairs, shape, folder, **where, **draw)
+        # a reflow's student learns the pairs that the reflow has learnt
+        teacher = flows[max(k - 2, 0)]
+        folder = Path(out) / f"coupling-{max(k - 1, 1)}"
+        coupling = draw_coupling(
+            teacher.flow, teacher.net, pairs, shape, folder, **where, **draw
+        )
         to = Path(out) / f"{_slug(m.system)}-distilled"
         s = distill(m.flow, begin, coupling, to, recipe=student_recipe, **judged, **go)
         family += [m, TrainedFlow(m.system, True, s.flow, s.net, s.trained)]

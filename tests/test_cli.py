@@ -712,7 +712,7 @@ def test_a_run_says_which_training_each_budget_is_of(room):
     )
     assert said[-2] == "time: about 22 minutes of training on this machine"
     assert (
-        said[-3] == f"2 couplings of 3,000 pairs, {2 * 3000 * 64 * 4 / 1e6:.3g} MB each"
+        said[-3] == f"1 coupling of 3,000 pairs, {2 * 3000 * 64 * 4 / 1e6:.3g} MB"
         and re.fullmatch(r"disk: up to [\d.]+ MB in 'run'", said[-1])
     )
     said = str(
@@ -724,7 +724,7 @@ def test_a_run_says_which_training_each_budget_is_of(room):
         "(reflow_budget); 2 minutes and 144,000 images in all, besides pairs and "
         "measurements"
     )
-    assert said[-3].startswith("2 couplings of 10 pairs")
+    assert said[-3].startswith("1 coupling of 10 pairs")
     said = str(
         experiment_of(
             EXPERIMENTS["pfgm"],
