@@ -53,7 +53,7 @@ demo: $(STAMP)
 # A line of the results table: the experiment and its parameters. The longest come first, so that no core waits for them.
 one := -p rounds 1 -p distill False
 mean := -p target mean
-single := $(one) -p target single
+single := $(one) -p target single -p curve False
 rf := train_rf $(mean) -p rounds 3
 pfgm := train_pfgm -p rounds 2
 vp := train_sde -p sde vp $(mean) -p rounds 1
@@ -115,7 +115,7 @@ $(OUT)/%.ipynb:
 RUNS := $(foreach s,$(seeds),$(TABLE:%=%-$(s)))
 table: $(STAMP)
 	@$(MAKE) --no-print-directory -j$(JOBS) $(RUNS:%=$(OUT)/%.ipynb)
-	$(BIN)/papermill --no-progress-bar nbs/results.ipynb $(OUT)/results.ipynb -p folder $(OUT) -p write True
+	$(BIN)/papermill --no-progress-bar nbs/results.ipynb $(OUT)/results.ipynb -p folder $(OUT) -p write True -p verdict False
 
 # Further models that come with the package: told their class, and carrying threes to eights.
 rf-classes := train_rf $(plain) -p classes True

@@ -414,7 +414,7 @@ class Experiment(System):
 
     def curve(self) -> list:  # rows
         "Error against evaluations: each member at the points of its `curve_settings`."
-        cases = self.asked(self.curve_settings)
+        cases = self.asked(self.curve_settings) if self.cfg.curve else []
         return [self.results.measure(m, **how) for m, how in cases]
 
     def asked(self, settings: Callable) -> list:  # (member, settings of `sample`)

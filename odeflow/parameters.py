@@ -315,6 +315,7 @@ class CommonParameters(RunParameters):
         f"auto, {', '.join(PRESETS)}",
     )
     samples: int = param(2000, "samples to judge each flow by", *at_least(5))
+    curve: bool = param(True, "also measure few evaluations, of each flow", YES_NO)
     tol: float = param(
         1e-3,
         "tolerance of RK45 in full simulation",
