@@ -88,14 +88,15 @@ def training(name, out, accumulate=1):
     make, learns = SYSTEMS[name]
     flow = make()
     data = learns(out.parent) if learns else points()
+    classes = 0 if flow.target == "mean" else data.classes
     net = (
-        UNet((1, 8, 8), channels=8, mults=(1,), blocks=1, classes=data.classes)
+        UNet((1, 8, 8), channels=8, mults=(1,), blocks=1, classes=classes)
         if len(data.shape) == 3
         else MLP(
             (2,),
             width=16,
             depth=1,
-            classes=data.classes,
+            classes=classes,
             extra_channels=flow.extra_channels,
         )
     )

@@ -74,7 +74,7 @@ def made(name, data=POINTS):
         (2,),
         width=16,
         depth=1,
-        classes=data.classes,
+        classes=0 if flow.target == "mean" else data.classes,
         extra_channels=flow.extra_channels,
     ).requires_grad_(True)
 
