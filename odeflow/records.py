@@ -92,13 +92,14 @@ def feature_network(
     fid: bool = False,  # is the FID network asked for?
     device="cpu",  # where it computes
 ) -> FeatureNetwork | None:
-    """What `measure` takes for this data set: the classifier for the digits, the FID
-    network where asked for, else None.
+    """What `measure` takes for this data set: the classifier for digits of its size,
+    the FID network where asked for, else None.
     """
     if fid and len(data.shape) == 3:
         return Inception(device=device)
-    if data.name.startswith("digits") and data.shape == (1, 8, 8):
-        return DigitsFeatures()
+    for name, size in (("digits", 8), ("mnist", 28)):
+        if data.name.startswith(name) and data.shape == (1, size, size):
+            return DigitsFeatures(size)
     return None
 
 # %% ../nbs/43_records.ipynb #14628b57

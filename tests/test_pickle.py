@@ -198,8 +198,9 @@ def test_classifier_and_statistics(tmp_path, monkeypatch, capsys, kind):
     path.write_bytes(blob)
     assert statistics() == path and path.read_bytes() == before
     assert f"statistics: '{path}' is damaged (" in capsys.readouterr().err
-    monkeypatch.setattr(features, "SHIPPED", tmp_path / "classifier.safetensors")
-    features.SHIPPED.write_bytes(blob)
+    path = tmp_path / "classifier.safetensors"
+    monkeypatch.setitem(features.SHIPPED, 8, (path, *features.SHIPPED[8][1:]))
+    path.write_bytes(blob)
     features.classifier.cache_clear()
     with pytest.raises(
         ValueError, match="classifier.safetensors' is damaged .*; install odeflow again"
