@@ -13,6 +13,7 @@ __all__ = ['SDES', 'EXPERIMENTS', 'load', 'learnt', 'planned', 'aim', 'checked',
 # %% ../nbs/47_experiment.ipynb #71ff8b8f
 import copy
 import dataclasses
+import functools
 import math
 import time
 from typing import Any, Callable, ClassVar, NamedTuple
@@ -25,7 +26,7 @@ from .distributed import accelerator, main_process
 from .runs import prepare_run_dir, environment, write_json
 from .data import Data, DataPrior, load_data
 from .nets import own_labels
-from .training import Budget, ema_update, part_loss, Recipe
+from .training import Budget, part_loss, Recipe, update
 from .diffusion import SubVP, VE, VP
 from .poisson.pfgm import PFGM
 from .poisson.pfgmpp import PFGMPP
@@ -199,10 +200,7 @@ def step_seconds(
             begun = time.perf_counter()
             loss = part_loss(e.flow, net, whole, (0, 1), rng, r.label_dropout, classes)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), r.clip)
-            opt.step()
-            opt.zero_grad()
-            ema_update(average, net, k, r.ema)
+            update(net, average, opt, r, k, 0.0)
             float(loss.detach())  # waits for the device
             took.append(time.perf_counter() - begun)
     return sorted(took)[1] * r.batch / few
@@ -217,7 +215,7 @@ def minutes(
     told = sum(n * b.amount for n, b, _ in budgets if b.unit == "minutes")
     steps = sum(n * b.amount for n, b, _ in budgets if b.unit == "steps")
     steps += sum(n * b.amount / k for n, b, k in budgets if b.unit == "images")
-    return told + steps * step_seconds(e) / 60 if steps else told
+    return told + steps * e.step_seconds / 60 if steps else told
 
 
 def disk(
@@ -397,6 +395,11 @@ class Experiment(System):
 
     def __str__(self):
         return described(self)
+
+    @functools.cached_property
+    def step_seconds(self) -> float:
+        "What a step of the first training takes here."
+        return step_seconds(self)
 
     def train(self) -> list:  # of `TrainedFlow`
         "Train the system, reflow it, distil each flow."

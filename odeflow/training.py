@@ -7,9 +7,10 @@ Docs: https://odeflow.github.io/odeflow/training.html.md"""
 # %% auto #0
 __all__ = ['RISE', 'CHANGEABLE', 'Recipe', 'Budget', 'learning_rate', 'ema_update', 'step_seed', 'epoch_order', 'Order',
            'step_rng', 'check_task', 'check_pairs', 'check_parts', 'bind_labels', 'part_loss', 'trainable',
-           'tell_classes', 'state_tensors', 'part_of', 'put_back', 'Learner', 'logged_step', 'log_until', 'RunFolder',
-           'run_config', 'fixed_entries', 'same_run', 'trained_here', 'start_tracker', 'say', 'draw_preview', 'Run',
-           'agree', 'Moment', 'is_due', 'stopped', 'Trainer', 'checkpoint_net', 'TrainResult', 'train']
+           'tell_classes', 'state_tensors', 'part_of', 'put_back', 'update', 'Learner', 'logged_step', 'log_until',
+           'RunFolder', 'run_config', 'fixed_entries', 'same_run', 'trained_here', 'start_tracker', 'say',
+           'draw_preview', 'Run', 'agree', 'Moment', 'is_due', 'stopped', 'Trainer', 'checkpoint_net', 'TrainResult',
+           'train']
 
 # %% ../nbs/07_training.ipynb #aaaf5cd5
 import copy
@@ -426,6 +427,25 @@ def put_back(
     state = {i: m for i, m in moments.items() if m}
     opt.load_state_dict(opt.state_dict() | {"state": state})
 
+# %% ../nbs/07_training.ipynb #a5d8e002
+def update(
+    net: nn.Module,  # its gradients are there; changed in place, as are the others
+    average: nn.Module,  # of its weights
+    opt: torch.optim.Optimizer,  # of the weights that are trained
+    recipe: Recipe,  # with clip, ema and what `learning_rate` asks for
+    step: int,  # from 0
+    fraction: float,  # of the budget
+) -> Tensor:  # (), the norm of the gradient before it was clipped
+    "Clip, step, forget the gradient, and move the average."
+    params = [p for group in opt.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(params, recipe.clip)
+    for group in opt.param_groups:
+        group["lr"] = learning_rate(recipe, step, fraction)
+    opt.step()
+    opt.zero_grad()
+    ema_update(average, net, step, recipe.ema)
+    return norm
+
 # %% ../nbs/07_training.ipynb #e73ea551
 class Learner:
     "A network that learns from data by a flow's loss, one step at a time."
@@ -475,12 +495,9 @@ class Learner:
         whole = self.data.batch(self.order(self.step), rng)
         for i in range(r.accumulate):
             self.learn_part(whole, process * r.accumulate + i, rng)
-        self.norm = nn.utils.clip_grad_norm_(self.params, r.clip)
-        for group in self.opt.param_groups:
-            group["lr"] = learning_rate(r, self.step, self.fraction)
-        self.opt.step()
-        self.opt.zero_grad()
-        ema_update(self.average, self.raw, self.step, r.ema)
+        self.norm = update(
+            self.raw, self.average, self.opt, r, self.step, self.fraction
+        )
         self.step += 1
 
     def learn_part(self, whole: dict, i: int, rng: Rng):
