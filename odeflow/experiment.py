@@ -457,7 +457,7 @@ class Rectified(Experiment):
 
     def curve_settings(self, m):
         few = [] if m.distilled else fixed_steps(m, euler=(1, 2, 4, 8))
-        return [*few, *super().curve_settings(m)]
+        return [*few, *(fixed_steps(m, heun=(10, 20)) if self.first(m) else [])]
 
 # %% ../nbs/47_experiment.ipynb #cbfd4d35
 SDES = {"vp": ("VP", VP), "subvp": ("sub-VP", SubVP), "ve": ("VE", VE)}

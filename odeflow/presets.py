@@ -89,7 +89,7 @@ PRESETS = {
     "points": _preset(dict(width=128), ("1500 steps",) * 3, 20_000, 1e-3, batch=512),
     "digits": _preset(
         dict(channels=24, mults=(1, 2), blocks=1, attention=(), max_freq=4.0),
-        ("72000 images", "100000 images", "115000 images"),
+        ("72000 images", "110000 images", "115000 images"),
         10_000,
         1e-2,
         batch=64,
@@ -123,7 +123,6 @@ PRESETS["digits"].target = "mean"
 PRESETS["digits"].time = "logit-normal"
 PRESETS["digits"].error = "huber"
 PRESETS["digits"].reflow_time = "u-shaped"
-PRESETS["digits"].draw = dict(solver="midpoint", nfe=16)
 
 # %% ../nbs/45_presets.ipynb #55f88720
 _short: dict = dict(
