@@ -224,7 +224,7 @@ def disk(
     "What a run will write."
     # a reflow's student learns the pairs of the reflow
     couplings = max(e.cfg.rounds - 1, int(e.cfg.distill))
-    pairs = e.cfg.pairs or e.plan.pairs
+    pairs, _ = e.plan.simulated(e.cfg, e.recipes[0], e.warm)
     each = 2 * 4 * pairs * math.prod(e.data.shape)
     further = sum(t.number for t in trainings(e)[1:])
     weights = size(e, e.flow.extra_channels) + further * size(e)

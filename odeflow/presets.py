@@ -51,6 +51,9 @@ class Preset:
     distill: Recipe  # of a one-step student
     pairs: int  # pairs of a coupling
     draw: dict  # how to simulate them
+    # how to simulate those of a rectified flow, whose paths bend less, and how many
+    # there are of them for as many evaluations; None: as all others
+    rectified: dict | None = None
     flip: bool = False  # mirror pictures at random
     target: str = "single"  # what a first flow learns, where nothing speaks against it
     time: str = "uniform"  # at which times, where it is a rectified flow
@@ -78,6 +81,18 @@ class Preset:
             made.append(dataclasses.replace(recipe, **given, **own))
         return made
 
+    def simulated(
+        self,
+        asked,  # has pairs and seed
+        recipe: Recipe,  # of the flow
+        rectified: bool,  # is it one?
+    ) -> tuple[int, dict]:  # pairs, and options of `draw_coupling`
+        "How many pairs of a flow to simulate, and how."
+        plain = dict(self.draw, pairs=self.pairs)
+        how = self.rectified if rectified and self.rectified else plain
+        ways = {k: v for k, v in how.items() if k != "pairs"}
+        return asked.pairs or how["pairs"], dict(recipe.asks(**ways), seed=asked.seed)
+
 # %% ../nbs/45_presets.ipynb #b35273a7
 def _preset(net, budgets, pairs, tol, **recipe):
     first, reflow, distill = (Recipe(b, **recipe) for b in budgets)
@@ -89,7 +104,7 @@ PRESETS = {
     "points": _preset(dict(width=128), ("1500 steps",) * 3, 20_000, 1e-3, batch=512),
     "digits": _preset(
         dict(channels=24, mults=(1, 2), blocks=1, attention=(), max_freq=4.0),
-        ("72000 images", "110000 images", "115000 images"),
+        ("72000 images", "105000 images", "105000 images"),
         10_000,
         1e-2,
         batch=64,
@@ -123,6 +138,7 @@ PRESETS["digits"].target = "mean"
 PRESETS["digits"].time = "logit-normal"
 PRESETS["digits"].error = "huber"
 PRESETS["digits"].reflow_time = "u-shaped"
+PRESETS["digits"].rectified = dict(pairs=20_000, solver="midpoint", nfe=16)
 
 # %% ../nbs/45_presets.ipynb #55f88720
 _short: dict = dict(
@@ -230,8 +246,7 @@ def train_family(
     net = partial(
         new_net, plan, shape, seed=cfg.seed, classes=data.classes if cfg.classes else 0
     )
-    pairs = cfg.pairs or plan.pairs
-    draw = dict(recipe.asks(**plan.draw), seed=cfg.seed)
+    pairs, draw = plan.simulated(cfg, recipe, warm)
     error = cfg.error or plan.error
 
     start = start or net(extra_channels=flow.extra_channels)

@@ -720,8 +720,8 @@ def test_a_run_says_which_training_each_budget_is_of(room):
     ).splitlines()
     assert (
         said[-4]
-        == "3 trainings: 1-RF of 2 minutes (budget), 2 reflows of 110000 images each "
-        "(reflow_budget); 2 minutes and 220,000 images in all, besides pairs and "
+        == "3 trainings: 1-RF of 2 minutes (budget), 2 reflows of 105000 images each "
+        "(reflow_budget); 2 minutes and 210,000 images in all, besides pairs and "
         "measurements"
     )
     assert said[-3].startswith("2 couplings of 10 pairs")
