@@ -27,7 +27,7 @@ from json import dumps
 from pathlib import Path
 from statistics import mean, stdev
 from types import NoneType
-from typing import Callable
+from typing import Any, Callable
 
 from tqdm import tqdm
 
@@ -577,7 +577,7 @@ def one_row(
 
 def merged(
     records: list,  # of `read_records`
-) -> "odeflow.records.Table":  # a row for each system, way of sampling, and setting
+) -> Any:  # a `Table`: a row for each system, way of sampling, and setting
     "One table over runs; rows that differ in their seed alone are one."
     from odeflow.records import Table
     from odeflow.sampling import is_adaptive
