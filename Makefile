@@ -51,18 +51,18 @@ demo: $(STAMP)
 	@$(BIN)/python -c 'from odeflow.records import *; print(table([r for r in read_results("runs/train_rf") if r["solver"] == "rk45" or r["nfe"] == 1]).markdown())'
 
 # A line of the results table: the experiment and its parameters. The longest come first, so that no core waits for them.
-one := -p rounds 1 -p distill False
+plain := -p rounds 1 -p distill False
 mean := -p target mean
-single := $(one) -p target single -p curve False
+single := $(plain) -p target single -p curve False
 rf := train_rf $(mean) -p rounds 3
 pfgm := train_pfgm
 vp := train_sde -p sde vp $(mean) -p rounds 1
 subvp := train_sde -p sde subvp $(mean) -p rounds 1
-ve := train_sde -p sde ve $(mean) $(one) -p steps 0
-pfgmpp-1 := train_pfgm -p field False $(mean) $(one)
-pfgmpp-128 := train_pfgm -p D 128 $(mean) $(one)
-pfgmpp-2048 := train_pfgm -p D 2048 $(mean) $(one)
-pfgmpp-inf := train_pfgm -p D inf $(mean) $(one)
+ve := train_sde -p sde ve $(mean) $(plain) -p steps 0
+pfgmpp-1 := train_pfgm -p field False $(mean) $(plain)
+pfgmpp-128 := train_pfgm -p D 128 $(mean) $(plain)
+pfgmpp-2048 := train_pfgm -p D 2048 $(mean) $(plain)
+pfgmpp-inf := train_pfgm -p D inf $(mean) $(plain)
 # The same with single images for a target.
 rf-single := train_rf $(single)
 vp-single := train_sde -p sde vp $(single) -p steps 0
@@ -79,9 +79,8 @@ SEEDS := 1
 LONG := 0 1
 seeds := $(shell seq 0 $$(($(SEEDS) - 1)))
 # The lines of the page on architectures: a transformer in place of the U-Net.
-plain := -p rounds 1 -p distill False
-rf-dit := train_rf $(single) -p preset digits-dit
-vp-dit := train_sde -p steps 20 $(single) -p preset digits-dit
+rf-dit := train_rf $(plain) -p target single -p preset digits-dit
+vp-dit := train_sde -p steps 20 $(plain) -p target single -p preset digits-dit
 pfgm-dit := train_pfgm $(plain) -p preset digits-dit
 # And both networks on larger pictures: the threes of MNIST, scaled to 32 x 32.
 threes := $(plain) -p dataset mnist/3 -p resize 32 -p samples 500 -p budget "48000 images"
@@ -104,7 +103,7 @@ $(if $(word 2,$(OUT)),$(error OUT: '$(OUT)' has a space; give a folder without))
 
 # An executed notebook appears under its name when it is complete; until then its run continues where it was. A name
 # that ends in a number, as rf-3, is a line of the table with that seed.
-seed = $(filter 0 1 2 3 4 5 6 7 8 9,$(lastword $(subst -, ,$*)))
+seed = $(lastword $(subst -, ,$*))
 line = $(if $($*),$*,$(patsubst %-$(seed),%,$*))
 long = $(if $(filter vp subvp,$(line)),$(if $(filter $(LONG),$(seed)),-p steps 2000 -p long_samples 500,-p steps 100))$(if $(filter pfgm,$(line)),-p rounds $(if $(filter $(LONG),$(seed)),2,1))
 $(OUT)/%.ipynb:

@@ -10,12 +10,12 @@ from odeflow.pipeline import Pipeline, PRETRAINED
 
 threes = DataPrior(load_data("digits-train/3"))
 SHIPPED = {  # name in the package: folder of the run, below the one that is given
-    "digits-1-rf": "rf/1-RF",
-    "digits-2-rf": "rf/reflow-1",
-    "digits-2-rf-distilled": "rf/2-RF-distilled",
-    "digits-vp": "vp/VP",
-    "digits-pfgm": "pfgm/PFGM",
-    "digits-pfgmpp-128": "pfgmpp-128/PFGM++-D=128",
+    "digits-1-rf": "rf-0/1-RF",
+    "digits-2-rf": "rf-0/reflow-1",
+    "digits-2-rf-distilled": "rf-0/2-RF-distilled",
+    "digits-vp": "vp-0/VP",
+    "digits-pfgm": "pfgm-0/PFGM",
+    "digits-pfgmpp-128": "pfgmpp-128-0/PFGM++-D=128",
     "digits-1-rf-classes": "rf-classes/1-RF",
     "digits-vp-classes": "vp-classes/VP",
     "digits-3-to-8": "transfer/1-RF",
