@@ -18,30 +18,27 @@ from odeflow.presets import new_net, preset
 from odeflow.records import judge
 from odeflow.rectified.flow import RectifiedFlow
 from odeflow.sampling import sample
-from odeflow.training import ema_update, learning_rate
+from odeflow.training import Recipe, update
 
 BUDGETS = [float(s) for s in os.environ.get("ODEFLOW_BUDGETS", "25 60 120 300").split()]
 BATCH = 64
-LR = 1e-3  # of the peers: of 2e-4, 1e-3 and 2e-3 the best after 25 and 120 seconds
+# the peers' learning rate, constant; it was not tuned
+PEERS = Recipe(lr=1e-3, warmup=1, decay="constant")
 
 
 class Average:
     "A network, its optimiser, and the average of its weights."
 
-    def __init__(self, net, lr):
+    def __init__(self, net, recipe=PEERS):
         self.net = net
+        self.recipe = recipe
         self.average = copy.deepcopy(net).eval().requires_grad_(False)
-        self.opt = torch.optim.AdamW(net.parameters(), lr, weight_decay=0.0, fused=True)
+        self.opt = torch.optim.AdamW(net.parameters(), weight_decay=0.0, fused=True)
         self.steps = 0
 
-    def step(self, loss, lr=None):
+    def step(self, loss, fraction):
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        for group in self.opt.param_groups:
-            group["lr"] = group["lr"] if lr is None else lr
-        self.opt.step()
-        self.opt.zero_grad()
-        ema_update(self.average, self.net, self.steps, 0.999)
+        update(self.net, self.average, self.opt, self.recipe, self.steps, fraction)
         self.steps += 1
 
 
@@ -88,7 +85,7 @@ class Torchcfm:
         self.pairs = pytest.importorskip(
             "torchcfm.conditional_flow_matching"
         ).ConditionalFlowMatcher(sigma=0.0)
-        self.model = Average(torchcfm_net(), LR)
+        self.model = Average(torchcfm_net())
 
     def loss(self, x1):
         found = self.pairs.sample_location_and_conditional_flow(
@@ -110,7 +107,7 @@ class FlowMatching:
         torch.manual_seed(seed)
         path = pytest.importorskip("flow_matching.path")
         self.path = path.CondOTProbPath()
-        self.model = Average(diffusers_net(), LR)
+        self.model = Average(diffusers_net())
 
     def loss(self, x1):
         s = self.path.sample(t=torch.rand(len(x1)), x_0=torch.randn_like(x1), x_1=x1)
@@ -128,7 +125,7 @@ class Diffusers:
         peer = pytest.importorskip("diffusers")
         self.noising = peer.DDPMScheduler(1000)
         self.sampler = peer.DDIMScheduler(1000, clip_sample=False)
-        self.model = Average(diffusers_net(), LR)
+        self.model = Average(diffusers_net())
 
     def loss(self, x1):
         e = torch.randn_like(x1)
@@ -160,15 +157,11 @@ class Ours:
     def __init__(self, seed, data):
         plan = preset("digits", data.shape)
         self.flow = RectifiedFlow(time=plan.time, target=plan.target).fit(data)
-        self.model = Average(new_net(plan, data.shape, seed=seed), plan.recipe.lr)
-        self.recipe = plan.recipe
+        self.model = Average(new_net(plan, data.shape, seed=seed), plan.recipe)
         self.rng = Rng(seed)
 
     def loss(self, x1):
         return self.flow.loss(self.model.net, x1, self.rng).mean()
-
-    def lr(self, fraction):
-        return learning_rate(self.recipe, self.model.steps, fraction)
 
     def samples(self, n):
         return drawn(self.flow, self.model.average, n)
@@ -179,8 +172,7 @@ def trained(one, data, seconds, spent=0.0, seed=0):
     source = batches(data, seed)
     begun = time.process_time() - spent
     while (now := time.process_time() - begun) < seconds:
-        lr = one.lr(now / seconds) if hasattr(one, "lr") else None
-        one.model.step(one.loss(next(source)), lr)
+        one.model.step(one.loss(next(source)), now / seconds)
 
 
 def test_equal_time(record, benchmark, seed=0):
