@@ -54,7 +54,7 @@ demo: $(STAMP)
 plain := -p rounds 1 -p distill False
 mean := -p target mean
 single := $(plain) -p target single -p curve False
-rf := train_rf $(mean) -p rounds 3
+rf := train_rf $(mean)
 pfgm := train_pfgm
 vp := train_sde -p sde vp $(mean) -p rounds 1
 subvp := train_sde -p sde subvp $(mean) -p rounds 1
@@ -74,10 +74,16 @@ pfgmpp-2048-single := train_pfgm -p D 2048 $(single)
 pfgmpp-inf-single := train_pfgm -p D inf $(single)
 SYSTEMS := vp subvp ve pfgmpp-1 pfgmpp-128 pfgmpp-2048 pfgmpp-inf
 TABLE := rf pfgm $(SYSTEMS) rf-single $(SYSTEMS:%=%-single)
-# Seeds 0 to SEEDS - 1. The first two alone have the stochastic run of 2,000 steps, on 500 samples, and the reflow of PFGM.
+# Seeds 0 to SEEDS - 1. The first two alone have what takes long: the stochastic run of 2,000 steps, on 500 samples, the
+# second reflow of the rectified flow, the reflow of PFGM and the student of sub-VP.
 SEEDS := 1
 LONG := 0 1
 seeds := $(shell seq 0 $$(($(SEEDS) - 1)))
+long = $(if $(filter $(LONG),$(seed)),$(1),$(2))
+seeded-rf = -p rounds $(call long,3,2)
+seeded-pfgm = -p rounds $(call long,2,1)
+seeded-vp = $(call long,-p steps 2000 -p long_samples 500,-p steps 100)
+seeded-subvp = $(seeded-vp) $(call long,,-p distill False)
 # The lines of the page on architectures: a transformer in place of the U-Net.
 rf-dit := train_rf $(plain) -p target single -p preset digits-dit
 vp-dit := train_sde -p steps 20 $(plain) -p target single -p preset digits-dit
@@ -105,10 +111,9 @@ $(if $(word 2,$(OUT)),$(error OUT: '$(OUT)' has a space; give a folder without))
 # that ends in a number, as rf-3, is a line of the table with that seed.
 seed = $(lastword $(subst -, ,$*))
 line = $(if $($*),$*,$(patsubst %-$(seed),%,$*))
-long = $(if $(filter vp subvp,$(line)),$(if $(filter $(LONG),$(seed)),-p steps 2000 -p long_samples 500,-p steps 100))$(if $(filter pfgm,$(line)),-p rounds $(if $(filter $(LONG),$(seed)),2,1))
 $(OUT)/%.ipynb:
 	@mkdir -p $(OUT)
-	OMP_NUM_THREADS=1 $(BIN)/papermill --no-progress-bar nbs/$(word 1,$($(line))).ipynb $(OUT)/.$*.ipynb -p out $(OUT)/$* $(wordlist 2,99,$($(line))) $(if $($*),,-p seed $(seed) $(long)) $(EXTRA)
+	OMP_NUM_THREADS=1 $(BIN)/papermill --no-progress-bar nbs/$(word 1,$($(line))).ipynb $(OUT)/.$*.ipynb -p out $(OUT)/$* $(wordlist 2,99,$($(line))) $(if $($*),,-p seed $(seed) $(seeded-$(line))) $(EXTRA)
 	@mv $(OUT)/.$*.ipynb $@
 
 RUNS := $(foreach s,$(seeds),$(TABLE:%=%-$(s)))
