@@ -6,8 +6,8 @@ Docs: https://odeflow.github.io/odeflow/nets.html.md"""
 
 # %% auto #0
 __all__ = ['NETS', 'TimeEmbedding', 'Condition', 'Net', 'net_args', 'own_labels', 'net_digest', 'save_net', 'read_config',
-           'load_net', 'build_net', 'ready', 'MLP', 'ResBlock', 'Attention', 'way_down', 'way_up', 'UNet', 'grid_waves',
-           'DiTBlock', 'DiT']
+           'load_net', 'build_net', 'ready', 'MLP', 'ResBlock', 'Attention', 'way_down', 'way_up', 'in_patches', 'UNet',
+           'grid_waves', 'DiTBlock', 'DiT']
 
 # %% ../nbs/06_nets.ipynb #e6cf521c
 import inspect
@@ -431,6 +431,19 @@ def way_up(
             stages.append(_Stage([block(h, h, "up")]))
     return stages
 
+# %% ../nbs/06_nets.ipynb #9a7c4e21
+def in_patches(
+    shape: tuple,  # (C, H, W) of a picture
+    patch: int,  # side of a patch
+) -> tuple[int, int]:  # rows and columns of patches
+    "How a picture is cut into square patches; ValueError where it is not."
+    if any(n % patch for n in shape[1:]):
+        raise ValueError(
+            f"patch: {patch} does not divide a picture of {shape[1]} x {shape[2]}; "
+            "give one that divides both sides"
+        )
+    return shape[1] // patch, shape[2] // patch
+
 # %% ../nbs/06_nets.ipynb #a162c6e1
 class UNet(Net):
     """A U-Net of the DDPM++ family for pictures, `net(x, c, y)`: (B, C, H, W), (B,),
@@ -449,16 +462,18 @@ class UNet(Net):
         classes: int = 0,  # labels; 0 for an unconditional network
         extra_channels: int = 0,  # channels put out beyond C
         max_freq: float = 16.0,  # highest frequency of the time embedding
+        patch: int = 1,  # side of the squares that it sees as one pixel
     ):
         super().__init__()
-        C, H, W = shape
+        H, W = in_patches(shape, patch)
         if H % 2 ** (len(mults) - 1) or W % 2 ** (len(mults) - 1):
             raise ValueError(
                 f"mults: {len(mults)} levels halve a picture {len(mults) - 1} times, "
                 f"which {H} x {W} does not allow; give fewer"
             )
+        self.patch = patch
         self.cond = Condition(4 * channels, classes, max_freq)
-        self.inp = nn.Conv2d(C, channels, 3, padding=1)
+        self.inp = nn.Conv2d(patch**2 * shape[0], channels, 3, padding=1)
 
         def block(inp, out, resample=None):
             return ResBlock(inp, out, 4 * channels, dropout, resample)
@@ -477,15 +492,19 @@ class UNet(Net):
         self.up = up
         self.mid = mid
         self.out = nn.Sequential(
-            _norm(channels * mults[0]),
+            _norm(widths[0]),
             nn.SiLU(),
-            _zero(nn.Conv2d(channels * mults[0], C + extra_channels, 3, padding=1)),
+            _zero(
+                nn.Conv2d(
+                    widths[0], patch**2 * (shape[0] + extra_channels), 3, padding=1
+                )
+            ),
         )
 
     def forward(self, x, c, y=None):
         "What the network says of pictures x at times c."
         e = self.cond(c, y)
-        h = self.inp(x)
+        h = self.inp(F.pixel_unshuffle(x, self.patch))
         skips = [h]
         for stage in self.down:
             h = stage(h, e)
@@ -495,7 +514,7 @@ class UNet(Net):
             if not stage.doubles:
                 h = torch.cat([h, skips.pop()], 1)
             h = stage(h, e)
-        return self.out(h)
+        return F.pixel_shuffle(self.out(h), self.patch)
 
 # %% ../nbs/06_nets.ipynb #f2997b57
 def grid_waves(
@@ -579,14 +598,9 @@ class DiT(Net):
     ):
         super().__init__()
         C, H, W = shape
-        if H % patch or W % patch:
-            raise ValueError(
-                f"patch: {patch} does not divide a picture of {H} x {W}; give one "
-                "that divides both sides"
-            )
         self.size = (H, W)
         self.patch = patch
-        self.grid = (H // patch, W // patch)
+        self.grid = in_patches(shape, patch)
         self.cond = Condition(width, classes, max_freq)
         self.inp = nn.Conv2d(C, width, patch, patch)
         self.register_buffer("pos", grid_waves(*self.grid, width), persistent=False)
