@@ -94,12 +94,12 @@ def planned(
 
 def aim(
     e,  # an experiment
-) -> str:  # `single` or `mean`
+) -> dict:  # target and field_batch
     "What its first flow learns: what was asked for, or else the preset's choice."
-    if e.cfg.target is not None:
-        return e.cfg.target
     told = e.cfg.classes or getattr(e.cfg, "pairing", "random") != "random"
-    return "single" if told else e.plan.target
+    target = e.cfg.target or ("single" if told else e.plan.target)
+    batch = e.plan.field_batch if target == "mean" else None
+    return dict(target=target, field_batch=batch)
 
 
 def checked(
@@ -443,7 +443,7 @@ class Rectified(Experiment):
 
     def make(self, cfg):
         time = cfg.time or self.plan.time
-        return "1-RF", RectifiedFlow(time=time, target=aim(self))
+        return "1-RF", RectifiedFlow(time=time, **aim(self))
 
     def training_data(self):
         if self.cfg.pairing == "random":
@@ -472,7 +472,7 @@ class Diffusion(Experiment):
 
     def make(self, cfg):
         system, flow = SDES[cfg.sde]
-        return system, flow(weighting=cfg.weighting, target=aim(self))
+        return system, flow(weighting=cfg.weighting, **aim(self))
 
     def extra_settings(self, m):
         if not self.first(m) or not self.cfg.steps:
@@ -492,13 +492,13 @@ class Poisson(Experiment):
 
     def make(self, cfg):
         if cfg.D > 1 or not cfg.field:
-            return f"PFGM++ D={cfg.D:g}", PFGMPP(D=cfg.D, target=aim(self))
+            return f"PFGM++ D={cfg.D:g}", PFGMPP(D=cfg.D, **aim(self))
         if cfg.target == "single":
             raise ValueError(
                 "target: 'single' with field: PFGM learns the field of all data; give "
                 "field=False for PFGM++, or target='mean'"
             )
-        return "PFGM", PFGM()
+        return "PFGM", PFGM(field_batch=self.plan.field_batch)
 
     def extra_settings(self, m):
         return fixed_steps(m, heun=[34]) if self.first(m) else []

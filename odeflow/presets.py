@@ -56,6 +56,7 @@ class Preset:
     rectified: dict | None = None
     flip: bool = False  # mirror pictures at random
     target: str = "single"  # what a first flow learns, where nothing speaks against it
+    field_batch: int | None = None  # data in a mean; None: all
     time: str = "uniform"  # at which times, where it is a rectified flow
     error: str = "l2"  # of reflows and students
     reflow_time: str = "uniform"  # training times of reflows
@@ -163,6 +164,13 @@ PRESETS["cifar10"] = Preset(
 )
 PRESETS["cifar10-quarter"] = dataclasses.replace(
     PRESETS["cifar10"], net=dict(channels=32, mults=(1, 1, 2, 2), attention=(8,))
+)
+PRESETS["mnist"] = dataclasses.replace(
+    PRESETS["digits"],
+    net=dict(channels=16, mults=(1, 3), blocks=1, attention=(), patch=2),
+    pairs=5000,
+    rectified=PRESETS["digits"].rectified | dict(pairs=10_000),
+    field_batch=1024,
 )
 PRESETS["digits-dit"] = dataclasses.replace(
     PRESETS["digits"], net=dict(net="DiT", width=80, depth=4, max_freq=4.0)

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from play import options, play, ROOT, TINY
 from odeflow.cli import main
-from odeflow.experiment import Rectified, run
-from odeflow.parameters import RFParameters
+from odeflow.experiment import Diffusion, Poisson, Rectified, run
+from odeflow.parameters import PFGMParameters, RFParameters, SDEParameters
 from odeflow.pipeline import Pipeline
 from odeflow.distributed import has_bf16
 from odeflow.presets import PRESETS
@@ -453,3 +453,23 @@ def test_a_preset_mirrors(tmp_path):
         Rectified(cfg(dropout=0.3)).plan.net["dropout"] == 0.3
         and "dropout" not in PRESETS["cifar10-quarter"].net
     )
+
+
+def test_the_mean_of_a_batch(tmp_path):
+    "A preset says of how many data a mean is, for every system that has means."
+    own = dict(out=str(tmp_path / "run"), preset="mnist", device="cpu")
+    flows = {
+        (kind.__name__, target): kind(params(**own, target=target)).flow
+        for kind, params in (
+            (Rectified, RFParameters),
+            (Diffusion, SDEParameters),
+            (Poisson, PFGMParameters),
+        )
+        for target in ("mean", "single")
+        if (kind, target) != (Poisson, "single")
+    }
+    for (_, target), flow in flows.items():
+        assert flow.target == target
+        assert flow.field_batch == (1024 if target == "mean" else None)
+    wide = Poisson(PFGMParameters(**own, D=128)).flow
+    assert (wide.target, wide.field_batch) == ("mean", 1024)
