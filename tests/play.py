@@ -27,11 +27,15 @@ def options(**given) -> list:
     return [word for k, v in given.items() for word in (f"--{k}", str(v))]
 
 
-def play(cwd, notebook="train_rf", **params) -> str:
-    "The sentence that it ends with in a folder; empty when all cells ran."
+def play(cwd, notebook="train_rf", shells=None, **params) -> str:
+    """The sentence that it ends with in a folder; empty when all cells ran. Its shell
+    goes to the end of `shells`.
+    """
     nb = load_notebook_node(str(ROOT / f"nbs/{notebook}.ipynb"))
     nb = parameterize_notebook(nb, {k: as_given(v) for k, v in params.items()})
     shell = CaptureShell(cwd)
+    if shells is not None:
+        shells.append(shell)
     before = Path.cwd()
     os.chdir(cwd)
     try:
