@@ -173,6 +173,7 @@ PRESETS = (
     "cifar10-long",
     "cifar10",
     "cifar10-quarter",
+    "mnist",
     "digits-dit",
     "small-dit",
     "small-64",
